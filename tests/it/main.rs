@@ -1,0 +1,16 @@
+//! The process-level tests: real daemons, real clients, each test in a sandbox of its own.
+#![cfg(target_os = "linux")] // They look at processes through /proc.
+
+mod closing;
+mod cold_start;
+mod inheritance;
+mod leftovers;
+mod start_up;
+mod trust;
+mod ui;
+
+use rmux_bootstrap_tests::Sandbox;
+
+fn sandbox() -> Sandbox {
+    Sandbox::new(env!("CARGO_BIN_EXE_fixture"))
+}

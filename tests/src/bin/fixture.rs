@@ -1,1 +1,313 @@
-fn main(){}
+//! The program under test: one binary, client and daemon, that misbehaves on demand.
+//!
+//! The daemon answers one line per request line. Its environment says what it does before it is ready: `FIXTURE_INIT` is
+//! a list, separated by commas, of `ok`, `gate`, `slow:MS`, `panic`, `exit3`, `abort`, `kill9`, `stop` and `return`.
+
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use rmux_bootstrap::{Client, Connection, Daemon, Handle, Listener, Role};
+use rustix::process::{Resource, Rlimit, Signal};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    // A daemon that aborts on purpose must not write its memory to the disk.
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let _ = rustix::process::setrlimit(Resource::Core, none);
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["raw"] => report(raw()),
+        ["fill", path] => report(fill(path)),
+        _ => Daemon::new("fixture")
+            .deadline(milliseconds("FIXTURE_DEADLINE_MS").unwrap_or(Duration::from_secs(10)))
+            .grace(milliseconds("FIXTURE_GRACE_MS").unwrap_or(Duration::from_secs(2)))
+            .run_async(play),
+    }
+}
+
+async fn play(role: Role) -> ExitCode {
+    report(match role {
+        Role::Server(listener) => serve(listener).await,
+        Role::Client(client) => ask(client).await,
+    })
+}
+
+fn report(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The text for people, then the variant's name, so that a test can tell them apart.
+            eprintln!("fixture: {error}\nfixture: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+// The daemon's side.
+
+async fn serve(mut listener: Listener) -> Outcome {
+    note("starts", &std::process::id().to_string())?;
+    if let Ok(text) = std::env::var("FIXTURE_PROGRESS") {
+        listener.progress(text);
+    }
+    let steps = std::env::var("FIXTURE_INIT").unwrap_or_default();
+    for step in steps.split(',').filter(|step| !step.is_empty()) {
+        eprintln!("fixture: start-up step {step}");
+        if step == "return" {
+            return Ok(());
+        }
+        start_up(step).await?;
+    }
+    let handle = listener.handle();
+    while let Some(connection) = listener.accept().await? {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            if let Err(error) = answer(connection, &handle).await {
+                eprintln!("fixture: a connection failed: {error}");
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn start_up(step: &str) -> Outcome {
+    let this = rustix::process::getpid();
+    match step {
+        "ok" => {}
+        "gate" => {
+            let gate = note_path("gate")?;
+            let start = Instant::now();
+            // A file cannot be waited on without inotify; nor may a forgotten daemon wait for ever.
+            while !gate.exists() && start.elapsed() < Duration::from_secs(60) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        "panic" => panic!("fails on purpose"),
+        "exit3" => std::process::exit(3),
+        "abort" => std::process::abort(),
+        "kill9" => rustix::process::kill_process(this, Signal::KILL)?,
+        "stop" => rustix::process::kill_process(this, Signal::STOP)?,
+        _ => match step.strip_prefix("slow:") {
+            Some(time) => tokio::time::sleep(Duration::from_millis(time.parse()?)).await,
+            None => return Err(format!("no such start-up step: {step}").into()),
+        },
+    }
+    Ok(())
+}
+
+async fn answer(connection: Connection, handle: &Handle) -> Outcome {
+    let mut connection = BufReader::new(connection);
+    let mut line = String::new();
+    while connection.read_line(&mut line).await? > 0 {
+        let request = line.trim_end();
+        let (answer, last) = match request.split_once(' ').unwrap_or((request, "")) {
+            ("pid", "") => (std::process::id().to_string(), false),
+            ("slow", time) => {
+                note("requests", request)?;
+                tokio::time::sleep(Duration::from_millis(time.parse()?)).await;
+                ("slept".to_owned(), false)
+            }
+            ("helper", "") => (helper()?.to_string(), false),
+            ("close", "") => {
+                handle.close();
+                ("closing".to_owned(), true)
+            }
+            _ => (format!("no such request: {request}"), true),
+        };
+        connection
+            .write_all(format!("{answer}\n").as_bytes())
+            .await?;
+        connection.flush().await?;
+        if last {
+            break;
+        }
+        line.clear();
+    }
+    Ok(())
+}
+
+/// Starts a program that outlives its daemon.
+fn helper() -> Outcome<u32> {
+    let mut helper = Command::new("sleep").arg("60").spawn()?;
+    let pid = helper.id();
+    std::thread::spawn(move || helper.wait());
+    Ok(pid)
+}
+
+/// Appends a line to a file of the sandbox, in one write, so that lines of several processes stay whole.
+fn note(name: &str, line: &str) -> Outcome {
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(note_path(name)?)?
+        .write_all(format!("{line}\n").as_bytes())?;
+    Ok(())
+}
+
+fn note_path(name: &str) -> Outcome<PathBuf> {
+    let directory = std::env::var_os("RMUX_BOOTSTRAP_DIR").ok_or("not in a sandbox")?;
+    Ok(PathBuf::from(directory).join(name))
+}
+
+// The client's side.
+
+async fn ask(client: Client) -> Outcome {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["noop"] => {}
+        ["pid"] => {
+            let connection = client.connect_or_start().await?;
+            let role = if connection.is_owner() {
+                "owner"
+            } else {
+                "joined"
+            };
+            let pid = request(&mut BufReader::new(connection), "pid").await?;
+            println!("{pid} {role}");
+        }
+        ["slow", time] => {
+            let mut connection = BufReader::new(client.connect_or_start().await?);
+            println!(
+                "{}",
+                request(&mut connection, &format!("slow {time}")).await?
+            );
+        }
+        ["helper"] => {
+            let mut connection = BufReader::new(client.connect_or_start().await?);
+            println!("{}", request(&mut connection, "helper").await?);
+        }
+        ["embed", times] => embed(&client, times.parse()?).await?,
+        _ => return Err(format!("no such command: {arguments:?}").into()),
+    }
+    Ok(())
+}
+
+async fn request(connection: &mut BufReader<Connection>, request: &str) -> Outcome<String> {
+    connection
+        .write_all(format!("{request}\n").as_bytes())
+        .await?;
+    connection.flush().await?;
+    let mut answer = String::new();
+    connection.read_line(&mut answer).await?;
+    if answer.is_empty() {
+        return Err("connected, but closed without an answer".into());
+    }
+    Ok(answer.trim_end().to_owned())
+}
+
+/// Starts and ends daemons from one long-lived process, then tells what that left in it.
+async fn embed(client: &Client, times: u32) -> Outcome {
+    start_and_close(client).await?; // What is made once, on first use, is no growth.
+    let before = settled_descriptors(0).await;
+    for _ in 0..times {
+        start_and_close(client).await?;
+    }
+    let after = settled_descriptors(before).await;
+    println!("zombies={} before={before} after={after}", zombies());
+    Ok(())
+}
+
+async fn start_and_close(client: &Client) -> Outcome {
+    let mut connection = BufReader::new(client.connect_or_start().await?);
+    request(&mut connection, "close").await?;
+    let mut rest = String::new();
+    connection.read_line(&mut rest).await?;
+    if !rest.is_empty() {
+        return Err(format!("not the end, but {rest:?}").into());
+    }
+    Ok(())
+}
+
+/// The number of open descriptors, once it is at most `wanted` and no child is a zombie: the last daemon's end may still
+/// be on its way, so this looks for up to three seconds, and then tells what there is.
+async fn settled_descriptors(wanted: usize) -> usize {
+    let start = Instant::now();
+    loop {
+        let count = rmux_bootstrap_tests::process::descriptors(std::process::id()).len();
+        let children = children();
+        let settled = children.is_empty() && (wanted == 0 || count <= wanted);
+        if settled || start.elapsed() > Duration::from_secs(3) {
+            return count;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn children() -> Vec<u32> {
+    use rmux_bootstrap_tests::process;
+    process::all()
+        .into_iter()
+        .filter(|&pid| process::parent(pid) == Some(std::process::id()))
+        .collect()
+}
+
+fn zombies() -> usize {
+    children()
+        .into_iter()
+        .filter(|&pid| rmux_bootstrap_tests::process::state(pid) == Some('Z'))
+        .count()
+}
+
+/// A client that knows nothing of this crate.
+fn raw() -> Outcome {
+    use std::io::BufRead;
+    let socket = note_path("fixture/fixture.sock")?;
+    let stream = UnixStream::connect(socket)?;
+    let mut answer = String::new();
+    let exchange = (&stream)
+        .write_all(b"pid\n")
+        .and_then(|()| io::BufReader::new(&stream).read_line(&mut answer));
+    // Closed with our request unread, it ends in an error; before we could write, in another; else in silence.
+    match exchange {
+        Ok(length) if length > 0 => {
+            print!("{answer}");
+            Ok(())
+        }
+        _ => Err("connected, but closed without an answer".into()),
+    }
+}
+
+/// Connects to a socket until its queue is full, tells how often, and stays until its input ends.
+fn fill(path: &str) -> Outcome {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    rustix::process::setrlimit(Resource::Nofile, raised)?;
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let mut queued = Vec::new();
+    loop {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => queued.push(socket),
+            Err(rustix::io::Errno::AGAIN) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    println!("{}", queued.len());
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(())
+}
+
+fn milliseconds(variable: &str) -> Option<Duration> {
+    let value = std::env::var(variable).ok()?;
+    Some(Duration::from_millis(
+        value.parse().expect("a number of milliseconds"),
+    ))
+}

@@ -1,0 +1,160 @@
+//! The first moments of a process: is it a client, a daemon that a starter has launched, or one run by hand?
+
+use std::io;
+use std::process::exit;
+
+use crate::endpoint::Endpoint;
+use crate::error::StartupError;
+use crate::join::driver::{clear_stale, starting_record};
+use crate::join::record::Record;
+use crate::launch::{Briefing, MARKER};
+use crate::lock::{self, Attempt};
+use crate::service::Foundation;
+use crate::sys::net::{self, Reached};
+use crate::sys::{fs, process};
+
+/// The runtime cannot be built.
+pub(crate) const EXIT_NO_RUNTIME: i32 = 71;
+/// The endpoint cannot be set up for a daemon in the foreground.
+const EXIT_NO_ENDPOINT: i32 = 73;
+/// In the foreground: another daemon is running.
+const EXIT_RUNNING: i32 = 75;
+/// The hand-over between starter and daemon is broken.
+const EXIT_HAND_OVER: i32 = 76;
+/// A set-uid or set-gid process.
+const EXIT_UNSAFE: i32 = 77;
+
+/// What this process is.
+#[derive(Debug)]
+pub(crate) enum Born {
+    Client,
+    Server(Box<Foundation>, Endpoint),
+}
+
+/// Prints why this process cannot go on before `main`, and ends it.
+pub(crate) fn give_up(code: i32, reason: impl std::fmt::Display) -> ! {
+    eprintln!("rmux-bootstrap: {reason}");
+    exit(code)
+}
+
+/// Finds out what this process is. Must come before anything else opens a descriptor.
+pub(crate) fn born(endpoint: &Endpoint, version: &str) -> Born {
+    if let Some(real_uid) = process::elevated_from() {
+        let effective_uid = process::euid();
+        give_up(
+            EXIT_UNSAFE,
+            StartupError::UnsafeProcess {
+                real_uid,
+                effective_uid,
+            },
+        );
+    }
+    if std::env::args_os()
+        .nth(1)
+        .is_none_or(|argument| argument != MARKER)
+    {
+        return Born::Client;
+    }
+    if has_channel() {
+        match adopt(version) {
+            Ok((foundation, endpoint)) => Born::Server(Box::new(foundation), endpoint),
+            Err(error) => give_up(
+                EXIT_HAND_OVER,
+                format_args!("the hand-over to this daemon failed: {error}"),
+            ),
+        }
+    } else {
+        Born::Server(Box::new(foreground(endpoint, version)), endpoint.clone())
+    }
+}
+
+/// Whether standard input is a starter's channel: a socket of our own user in which a message already waits.
+fn has_channel() -> bool {
+    let stdin = rustix::stdio::stdin();
+    let mut byte = [0; 1];
+    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+    let waits = rustix::net::recv(stdin, &mut byte[..], flags).is_ok_and(|(_, length)| length == 1);
+    waits && net::credentials(stdin).is_ok_and(|peer| process::same_user(peer.uid))
+}
+
+fn adopt(version: &str) -> io::Result<(Foundation, Endpoint)> {
+    process::close_inherited();
+    let (briefing, lock, control) = Briefing::receive(rustix::stdio::stdin())?;
+    let channel = process::take_stdin()?;
+    process::detach(&briefing.endpoint().label())?;
+    // The same open file description: asking again says whether it is really held.
+    let held = fs::facts_of(&lock)?;
+    if !fs::try_lock(&lock)? || !lock::still_named(&briefing.lock, &held)? {
+        return Err(io::Error::other(format!(
+            "{} is not held by this daemon",
+            briefing.lock.display()
+        )));
+    }
+    net::listen_again(&control)?;
+    let record = Record {
+        generation: briefing.generation,
+        ..starting_record(briefing.generation, version, briefing.log.clone())
+    };
+    record.write(&lock)?;
+    let mut keep = Vec::new();
+    if let Some(directory) = &briefing.directory {
+        // It keeps cleaners away; a file system without locks does without.
+        keep.extend(fs::hold_directory(directory).ok());
+    }
+    if !cfg!(target_os = "linux") {
+        keep.push(channel);
+    }
+    let endpoint = briefing.endpoint();
+    Ok((
+        Foundation {
+            briefing,
+            lock,
+            control,
+            record,
+            held: keep,
+        },
+        endpoint,
+    ))
+}
+
+/// A daemon run by hand: it takes the lock itself and logs to the terminal.
+fn foreground(endpoint: &Endpoint, version: &str) -> Foundation {
+    match claim(endpoint, version) {
+        Ok(Some(foundation)) => foundation,
+        Ok(None) => give_up(
+            EXIT_RUNNING,
+            format_args!("a daemon is running at {} already", endpoint.label()),
+        ),
+        Err(error) => give_up(EXIT_NO_ENDPOINT, error),
+    }
+}
+
+fn claim(endpoint: &Endpoint, version: &str) -> Result<Option<Foundation>, StartupError> {
+    let location = endpoint.locate()?;
+    location.prepare()?;
+    let Attempt::Locked(lock) = lock::attempt(&location.lock, true)? else {
+        return Ok(None);
+    };
+    let control = &location.control;
+    let failed = |operation| move |source| StartupError::filesystem(operation, control, source);
+    if let Reached::Queued(_) | Reached::Full = net::connect(control).map_err(failed("probe"))? {
+        return Ok(None);
+    }
+    clear_stale(&location)?;
+    let generation = Record::read(&lock).generation + 1;
+    let record = starting_record(generation, version, location.log.clone());
+    record.write(&lock).map_err(|source| {
+        StartupError::filesystem("write the start-up record", &location.lock, source)
+    })?;
+    let listener = net::listen(control).map_err(failed("listen at"))?;
+    let held = location
+        .derived_directory()
+        .and_then(|directory| fs::hold_directory(directory).ok());
+    Ok(Some(Foundation {
+        briefing: Briefing::new(&location, endpoint, location.log.clone(), generation),
+        lock,
+        control: listener,
+        record,
+        held: held.into_iter().collect(),
+    }))
+}

@@ -1,0 +1,16 @@
+//! Which build of a program this is.
+
+use std::os::unix::fs::MetadataExt;
+
+/// The executable's time of last change and its size: two builds of one version differ, and the later one is the newer.
+/// Empty where the system does not tell.
+pub(crate) fn id() -> String {
+    let path = if cfg!(any(target_os = "linux", target_os = "android")) {
+        Ok("/proc/self/exe".into())
+    } else {
+        std::env::current_exe()
+    };
+    path.and_then(std::fs::metadata)
+        .map(|meta| format!("{}.{:09}-{}", meta.mtime(), meta.mtime_nsec(), meta.len()))
+        .unwrap_or_default()
+}

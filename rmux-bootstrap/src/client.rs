@@ -1,0 +1,167 @@
+//! The client's half.
+
+use std::ffi::OsStr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::connection::{Connection, Peer};
+use crate::deadline::Deadline;
+use crate::endpoint::Endpoint;
+use crate::error::StartupError;
+use crate::join::driver::{Driver, Joined, Line, into_blocking};
+use crate::role::SkewPolicy;
+use crate::sys::process;
+
+/// Joins the running daemon, or starts it.
+///
+/// Nothing happens before one of its methods is called: a program that only prints its help starts no daemon. Each call
+/// has the whole [`deadline`](crate::Daemon::deadline) to itself. The async methods need a tokio runtime with I/O and time
+/// enabled; the `_blocking` ones need none and block the calling thread.
+///
+/// Starting the daemon runs this executable again, so only a program that hands its `main` to [`Daemon`](crate::Daemon)
+/// can start one.
+#[derive(Clone, Debug)]
+pub struct Client {
+    endpoint: Endpoint,
+    settings: Arc<Settings>,
+}
+
+/// What the builder says about a client.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) deadline: Duration,
+    pub(crate) on_skew: SkewPolicy,
+    pub(crate) version: String,
+}
+
+impl Client {
+    pub(crate) fn new(endpoint: Endpoint, settings: Settings) -> Self {
+        Self {
+            endpoint,
+            settings: Arc::new(settings),
+        }
+    }
+
+    /// A connection that the daemon serves: the running one, or one that this call starts.
+    ///
+    /// # Errors
+    /// [`StartupError`] says what stands in the way and what to do about it. A daemon that dies in start-up ends the
+    /// call at once, with its exit status and the end of its log; one that does not answer is an error at the deadline,
+    /// and is left to finish.
+    pub async fn connect_or_start(&self) -> Result<Connection, StartupError> {
+        self.join(true).await?.ok_or_else(|| self.not_running())
+    }
+
+    /// [`connect_or_start`](Self::connect_or_start) without a runtime.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn connect_or_start_blocking(&self) -> Result<UnixStream, StartupError> {
+        self.join_blocking(true)?.ok_or_else(|| self.not_running())
+    }
+
+    /// A connection to the daemon that runs, or is starting; `None` where there is none. Never starts one, and leaves no
+    /// file behind.
+    ///
+    /// # Errors
+    /// As [`connect_or_start`](Self::connect_or_start).
+    pub async fn connect(&self) -> Result<Option<Connection>, StartupError> {
+        self.join(false).await
+    }
+
+    /// [`connect`](Self::connect) without a runtime.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn connect_blocking(&self) -> Result<Option<UnixStream>, StartupError> {
+        self.join_blocking(false)
+    }
+
+    /// A client of another daemon of the same program: one per key, say per project directory. The key is hashed into
+    /// the file names; the daemon finds it in its listener's [`Endpoint::key`].
+    #[must_use]
+    pub fn with_key(&self, key: impl AsRef<OsStr>) -> Self {
+        Self {
+            endpoint: self.endpoint.keyed(key.as_ref()),
+            settings: self.settings.clone(),
+        }
+    }
+
+    /// Where the daemon lives.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The daemon's log.
+    ///
+    /// # Errors
+    /// As [`Endpoint::socket_path`].
+    pub fn log_path(&self) -> Result<PathBuf, StartupError> {
+        self.endpoint.log_path()
+    }
+
+    /// What this client does about a daemon of another build.
+    pub fn on_skew(&self) -> SkewPolicy {
+        self.settings.on_skew
+    }
+
+    async fn join(&self, may_start: bool) -> Result<Option<Connection>, StartupError> {
+        let deadline = Deadline::after(self.settings.deadline);
+        let location = self.endpoint.locate()?;
+        let driver = Driver::new(
+            &self.endpoint,
+            &location,
+            &self.settings.version,
+            deadline,
+            may_start,
+        )?;
+        let Some(joined) = driver.run().await? else {
+            return Ok(None);
+        };
+        let Joined {
+            line,
+            started,
+            daemon,
+            gid,
+        } = joined;
+        let stream = match line {
+            Line::Tokio(stream) => stream,
+            Line::Std(stream) => tokio::net::UnixStream::from_std(stream).map_err(|source| {
+                StartupError::filesystem("register the connection to", &location.socket, source)
+            })?,
+        };
+        let peer = Peer {
+            uid: process::euid(),
+            gid,
+            pid: Some(daemon.pid),
+        };
+        Ok(Some(Connection::new(stream, peer, started, None)))
+    }
+
+    fn join_blocking(&self, may_start: bool) -> Result<Option<UnixStream>, StartupError> {
+        let deadline = Deadline::after(self.settings.deadline);
+        let location = self.endpoint.locate()?;
+        let driver = Driver::new(
+            &self.endpoint,
+            &location,
+            &self.settings.version,
+            deadline,
+            may_start,
+        )?;
+        driver
+            .run_blocking()?
+            .map(|joined| into_blocking(joined.line))
+            .transpose()
+            .map_err(|source| {
+                StartupError::filesystem("set up the connection to", &location.socket, source)
+            })
+    }
+
+    fn not_running(&self) -> StartupError {
+        StartupError::NotRunning {
+            socket_path: self.endpoint.socket_path().unwrap_or_default(),
+        }
+    }
+}

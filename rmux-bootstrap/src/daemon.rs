@@ -1,0 +1,213 @@
+//! The builder that the attribute expands to.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::adopt::{self, Born, EXIT_NO_RUNTIME, give_up};
+use crate::client::{Client, Settings};
+use crate::endpoint::Endpoint;
+use crate::listener::Listener;
+use crate::role::{Role, SkewPolicy};
+use crate::service::{Foundation, Service};
+
+/// The budget of one call where none is set.
+pub const DEFAULT_STARTUP_DEADLINE: Duration = Duration::from_secs(20);
+const DEFAULT_GRACE: Duration = Duration::from_secs(2);
+
+/// A program that is its own daemon: what `#[rmux_daemon]` expands to, and the same by hand.
+///
+/// ```no_run
+/// use rmux_bootstrap::{Daemon, Role};
+/// use std::time::Duration;
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     async fn main(role: Role) -> Result<(), Box<dyn std::error::Error>> {
+///         match role {
+///             Role::Server(mut listener) => while let Some(_connection) = listener.accept().await? {},
+///             Role::Client(client) => drop(client.connect_or_start().await?),
+///         }
+///         Ok(())
+///     }
+///     Daemon::new("example").deadline(Duration::from_secs(5)).run_async(main)
+/// }
+/// ```
+///
+/// Call one of the `run` methods first thing in the program's `main`: in the daemon they close every descriptor that
+/// the caller happened to leave open.
+///
+/// # Exit codes
+/// What fails before `main` is called is printed and ends the process: 71 no runtime, 73 the endpoint cannot be set up
+/// in the foreground, 75 in the foreground while a daemon runs, 76 broken hand-over, 77 set-uid or set-gid process.
+#[derive(Clone, Debug)]
+#[must_use = "a daemon does nothing before one of its `run` methods is called"]
+pub struct Daemon {
+    endpoint: Endpoint,
+    grace: Duration,
+    idle_timeout: Duration,
+    settings: Settings,
+}
+
+impl Daemon {
+    /// A daemon at this endpoint, with the defaults.
+    pub fn new(endpoint: impl Into<Endpoint>) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            grace: DEFAULT_GRACE,
+            idle_timeout: Duration::MAX,
+            settings: Settings {
+                deadline: DEFAULT_STARTUP_DEADLINE,
+                on_skew: SkewPolicy::default(),
+                version: String::new(),
+            },
+        }
+    }
+
+    /// The whole budget of one `connect_or_start`; 20 seconds by default, [`Duration::MAX`] for no bound.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.deadline = deadline;
+        self
+    }
+
+    /// How long a closing daemon lets open connections finish; 2 seconds by default.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// After how long with nothing connected the daemon leaves; never by default. Stored; not acted upon yet.
+    pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.idle_timeout = idle_timeout;
+        self
+    }
+
+    /// What a client does about a daemon of another build. Stored; not acted upon yet.
+    pub fn on_skew(mut self, policy: SkewPolicy) -> Self {
+        self.settings.on_skew = policy;
+        self
+    }
+
+    /// The version that is shown and compared.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.settings.version = version.into();
+        self
+    }
+
+    /// The client's half alone. It can start the daemon only in a program that also calls one of the `run` methods.
+    pub fn client(&self) -> Client {
+        Client::new(self.endpoint.clone(), self.settings.clone())
+    }
+
+    /// Runs a `main` that is not async.
+    pub fn run<F, R>(self, main: F) -> R
+    where
+        F: Fn(Role) -> R + Send + Sync + 'static,
+    {
+        match adopt::born(&self.endpoint, &self.settings.version) {
+            Born::Client => main(Role::Client(self.client())),
+            Born::Server(foundation, endpoint) => {
+                let runtime = built(Builder::new_current_thread().enable_all().build());
+                let service = self.begin(*foundation, &runtime);
+                let handle = runtime.handle().clone();
+                let background = std::thread::Builder::new()
+                    .name("rmux-control".into())
+                    .spawn(move || runtime.block_on(std::future::pending::<()>()));
+                if let Err(error) = background {
+                    give_up(
+                        EXIT_NO_RUNTIME,
+                        format_args!("no thread for the control socket: {error}"),
+                    );
+                }
+                let result = main(Role::Server(Listener::new(service.clone(), endpoint)));
+                handle.block_on(service.finish());
+                hold_until_exit(service);
+                result
+            }
+        }
+    }
+
+    /// Runs an async `main`: the client on a current-thread runtime, the daemon on a multi-thread one. The runtime is
+    /// built only after the role is known.
+    pub fn run_async<F, Fut>(self, main: F) -> Fut::Output
+    where
+        F: Fn(Role) -> Fut + Send + Sync + 'static,
+        Fut: Future,
+    {
+        match adopt::born(&self.endpoint, &self.settings.version) {
+            Born::Client => {
+                let runtime = built(Builder::new_current_thread().enable_all().build());
+                runtime.block_on(main(Role::Client(self.client())))
+            }
+            Born::Server(foundation, endpoint) => {
+                let runtime = built(Builder::new_multi_thread().enable_all().build());
+                let service = self.begin(*foundation, &runtime);
+                let result =
+                    runtime.block_on(main(Role::Server(Listener::new(service.clone(), endpoint))));
+                runtime.block_on(service.finish());
+                hold_until_exit(service);
+                // What still runs has had its grace; a stuck blocking task must not keep the lock.
+                runtime.shutdown_background();
+                result
+            }
+        }
+    }
+
+    /// [`run`](Self::run) for a program whose two sides are two functions.
+    pub fn run_split<S, C, R>(self, server: S, client: C) -> R
+    where
+        S: Fn(Listener) -> R + Send + Sync + 'static,
+        C: Fn(Client) -> R + Send + Sync + 'static,
+    {
+        self.run(move |role| match role {
+            Role::Server(listener) => server(listener),
+            Role::Client(connector) => client(connector),
+        })
+    }
+
+    /// [`run_async`](Self::run_async) for a program whose two sides are two functions.
+    pub fn run_split_async<S, C, SFut, CFut>(self, server: S, client: C) -> SFut::Output
+    where
+        S: Fn(Listener) -> SFut + Send + Sync + 'static,
+        C: Fn(Client) -> CFut + Send + Sync + 'static,
+        SFut: Future,
+        CFut: Future<Output = SFut::Output>,
+    {
+        let (server, client) = (Arc::new(server), Arc::new(client));
+        self.run_async(move |role| {
+            let (server, client) = (server.clone(), client.clone());
+            async move {
+                match role {
+                    Role::Server(listener) => server(listener).await,
+                    Role::Client(connector) => client(connector).await,
+                }
+            }
+        })
+    }
+
+    fn begin(&self, foundation: Foundation, runtime: &Runtime) -> Arc<Service> {
+        match Service::begin(foundation, self.grace, runtime.handle().clone()) {
+            Ok(service) => service,
+            Err(error) => give_up(
+                EXIT_NO_RUNTIME,
+                format_args!("cannot serve the control socket: {error}"),
+            ),
+        }
+    }
+}
+
+fn built(runtime: std::io::Result<Runtime>) -> Runtime {
+    match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => give_up(
+            EXIT_NO_RUNTIME,
+            format_args!("cannot build the runtime: {error}"),
+        ),
+    }
+}
+
+/// The lock goes with the process, not before: the next daemon never overlaps this one.
+fn hold_until_exit(service: Arc<Service>) {
+    std::mem::forget(service);
+}

@@ -1,0 +1,679 @@
+//! Carries out what [`step`](super::step) says. One driver, two ways to wait: [`run_blocking`](Driver::run_blocking)
+//! needs no runtime, [`run`](Driver::run) is a future.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::process::ExitStatus;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use std::os::unix::process::ExitStatusExt;
+
+use super::frame::{Assembler, Frame, Identity};
+use super::record::{Phase, Record};
+use super::room::Room;
+use super::step::{Event, Join, Op, Verdict};
+use crate::deadline::Deadline;
+use crate::endpoint::Endpoint;
+use crate::error::StartupError;
+use crate::launch::{self, Briefing};
+use crate::location::{self, Location};
+use crate::lock::{self, Attempt};
+use crate::log::Log;
+use crate::sys::net::{self, Reached};
+use crate::sys::process::{self, Watched};
+use crate::sys::readiness;
+use crate::sys::wait;
+
+/// The pauses in the gaps in which nobody listens: they double from the first to the last. A poll, because nothing
+/// announces the end of such a gap; it lasts for as long as another process needs for a handful of system calls.
+const PAUSE_FIRST: Duration = Duration::from_micros(200);
+const PAUSE_LAST: Duration = Duration::from_millis(5);
+
+/// A connection that the daemon serves.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) line: Line,
+    pub(crate) started: bool,
+    pub(crate) daemon: Identity,
+    pub(crate) gid: u32,
+}
+
+/// The connection to the control socket, before and after it belongs to a runtime.
+#[derive(Debug)]
+pub(crate) enum Line {
+    Std(UnixStream),
+    Tokio(tokio::net::UnixStream),
+}
+
+impl Line {
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Std(stream) => (&mut &*stream as &mut dyn io::Read).read(buffer),
+            Self::Tokio(stream) => stream.try_read(buffer),
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Std(stream) => stream.as_fd(),
+            Self::Tokio(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// What this call has in its hands as a starter.
+#[derive(Debug)]
+struct Start {
+    lock: File,
+    record: Record,
+    listener: Option<OwnedFd>,
+    log: Option<Log>,
+    child: Option<Watched>,
+    status: Option<ExitStatus>,
+}
+
+impl Drop for Start {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.reap_later();
+        }
+    }
+}
+
+/// One call.
+#[derive(Debug)]
+pub(crate) struct Driver<'a> {
+    endpoint: &'a Endpoint,
+    location: &'a Location,
+    version: &'a str,
+    deadline: Deadline,
+    may_start: bool,
+    join: Join,
+    line: Option<(Line, u32)>,
+    assembler: Assembler,
+    room: Option<Room>,
+    start: Option<Start>,
+    record: Record,
+    progress: Option<String>,
+    daemon: Identity,
+    pauses: u32,
+    pause: Option<Duration>,
+    /// The connection is new: nothing can have arrived, so it is waited for before it is read.
+    fresh: bool,
+}
+
+enum Turn {
+    Came(Event),
+    Wait,
+}
+
+impl<'a> Driver<'a> {
+    pub(crate) fn new(
+        endpoint: &'a Endpoint,
+        location: &'a Location,
+        version: &'a str,
+        deadline: Deadline,
+        may_start: bool,
+    ) -> Result<Self, StartupError> {
+        if let Some(real_uid) = process::elevated_from() {
+            return Err(StartupError::UnsafeProcess {
+                real_uid,
+                effective_uid: process::euid(),
+            });
+        }
+        Ok(Self {
+            endpoint,
+            location,
+            version,
+            deadline,
+            may_start,
+            join: Join::new(may_start),
+            line: None,
+            assembler: Assembler::default(),
+            room: None,
+            start: None,
+            record: Record::default(),
+            progress: None,
+            daemon: Identity::default(),
+            pauses: 0,
+            pause: None,
+            fresh: false,
+        })
+    }
+
+    /// Drives the call on this thread.
+    pub(crate) fn run_blocking(mut self) -> Result<Option<Joined>, StartupError> {
+        loop {
+            if let Some(verdict) = self.advance()? {
+                return self.conclude(verdict);
+            }
+            let fds: Vec<BorrowedFd<'_>> = self.awaited_fds().into_iter().flatten().collect();
+            wait::readable(&fds, self.patience()).map_err(|source| {
+                StartupError::filesystem("wait at", &self.location.control, source)
+            })?;
+            self.woken();
+        }
+    }
+
+    /// Drives the call on the runtime.
+    pub(crate) async fn run(mut self) -> Result<Option<Joined>, StartupError> {
+        loop {
+            if let Some(verdict) = self.advance()? {
+                return self.conclude(verdict);
+            }
+            self.wait().await.map_err(|source| {
+                StartupError::filesystem("wait at", &self.location.control, source)
+            })?;
+            self.woken();
+        }
+    }
+
+    /// Goes on until the call is over or something has to be waited for.
+    fn advance(&mut self) -> Result<Option<Verdict>, StartupError> {
+        loop {
+            if let Op::Finish(verdict) = self.join.op() {
+                return Ok(Some(verdict));
+            }
+            match self.perform()? {
+                Turn::Came(event) => {
+                    self.join.step(event);
+                    if !self.join.keeps_lock() && !self.join.is_starter() {
+                        self.start = None;
+                    }
+                }
+                Turn::Wait if self.deadline.is_over() => return Err(self.too_late()),
+                Turn::Wait => return Ok(None),
+            }
+        }
+    }
+
+    fn perform(&mut self) -> Result<Turn, StartupError> {
+        let came = match self.join.op() {
+            Op::Connect => self.connect()?,
+            Op::AwaitRoom => return self.await_room(),
+            Op::AwaitReady => return self.await_ready(),
+            Op::AwaitChild => return self.await_child(),
+            Op::ReadRecord => {
+                self.record = self.read_record()?;
+                Event::Record(self.record.phase)
+            }
+            Op::TryLock => self.try_lock()?,
+            Op::ClearStale => self.clear_stale()?,
+            Op::RecordStart => self.record_start()?,
+            Op::Listen => self.listen()?,
+            Op::Spawn => self.spawn()?,
+            Op::RecordFailure => self.record_failure(),
+            Op::Release => {
+                self.start = None;
+                Event::Done
+            }
+            Op::Pause => match self.pause.take() {
+                // Waited: see `woken`.
+                Some(Duration::ZERO) => Event::Done,
+                _ => {
+                    self.pause = Some((PAUSE_FIRST * (1 << self.pauses.min(5))).min(PAUSE_LAST));
+                    self.pauses += 1;
+                    return Ok(Turn::Wait);
+                }
+            },
+            Op::Finish(_) => Event::Done,
+        };
+        Ok(Turn::Came(came))
+    }
+
+    fn connect(&mut self) -> Result<Event, StartupError> {
+        self.line = None;
+        if !self.location.check()? {
+            // A directory is missing, so nobody can be there.
+            return Ok(Event::Nobody);
+        }
+        let control = &self.location.control;
+        if location::check_socket(control)?.is_none() {
+            return Ok(Event::Nobody);
+        }
+        let reached = net::connect(control)
+            .map_err(|source| StartupError::filesystem("connect to", control, source))?;
+        self.reached(reached)
+    }
+
+    fn reached(&mut self, reached: Reached) -> Result<Event, StartupError> {
+        let stream = match reached {
+            Reached::Nobody => return Ok(Event::Nobody),
+            Reached::Full => return Ok(Event::Full),
+            Reached::Queued(stream) => stream,
+        };
+        let failed = |source| StartupError::filesystem("talk to", &self.location.control, source);
+        let peer = net::credentials(&stream).map_err(failed)?;
+        if !process::same_user(peer.uid) {
+            return Err(StartupError::PeerCredentialMismatch {
+                expected_uid: process::euid(),
+                actual_uid: peer.uid,
+                socket_path: self.location.socket.clone(),
+            });
+        }
+        self.assembler = Assembler::default();
+        match io::Write::write(&mut &stream, &Frame::Join.encode()) {
+            Ok(_) => {}
+            // It has gone since: the end of the connection says so below.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        self.line = Some((Line::Std(stream), peer.gid));
+        self.fresh = true;
+        Ok(Event::Connected)
+    }
+
+    fn await_room(&mut self) -> Result<Turn, StartupError> {
+        let control = &self.location.control;
+        let failed = |source| StartupError::filesystem("connect to", control, source);
+        match &self.room {
+            None => {
+                self.room =
+                    Some(Room::wait(control.clone(), self.deadline.ends()).map_err(failed)?);
+                Ok(Turn::Wait)
+            }
+            Some(room) => match room.take() {
+                None => Ok(Turn::Wait),
+                Some(result) => {
+                    self.room = None;
+                    let reached = result.map_err(failed)?;
+                    if matches!(reached, Reached::Full) && self.deadline.is_over() {
+                        return Err(self.too_late());
+                    }
+                    self.reached(reached).map(Turn::Came)
+                }
+            },
+        }
+    }
+
+    fn await_ready(&mut self) -> Result<Turn, StartupError> {
+        if std::mem::take(&mut self.fresh) {
+            return Ok(Turn::Wait);
+        }
+        let Some((line, _)) = &self.line else {
+            return Ok(Turn::Came(Event::Gone));
+        };
+        loop {
+            match self.assembler.read(|buffer| line.receive(buffer)) {
+                Ok(Some(Frame::Ready(daemon))) => {
+                    self.daemon = daemon;
+                    return Ok(Turn::Came(Event::Ready));
+                }
+                Ok(Some(Frame::Progress(text))) => self.progress = Some(text),
+                Ok(Some(Frame::Join | Frame::Unknown(_))) => {}
+                Ok(None) => return Ok(Turn::Came(Event::Gone)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                    ) =>
+                {
+                    return Ok(Turn::Came(Event::Gone));
+                }
+                Err(error) => {
+                    return Err(StartupError::filesystem(
+                        "talk to",
+                        &self.location.control,
+                        error,
+                    ));
+                }
+            }
+        }
+        // Only now: what the child said before it died counts.
+        self.await_child()
+    }
+
+    fn await_child(&mut self) -> Result<Turn, StartupError> {
+        let Some(Start {
+            child: Some(child),
+            status,
+            ..
+        }) = &mut self.start
+        else {
+            return Ok(Turn::Wait);
+        };
+        let fd = child.signal_fd();
+        let ended = wait::readable(&[fd], Some(Duration::ZERO)).map_err(|source| {
+            StartupError::filesystem("watch the daemon of", &self.location.socket, source)
+        })?;
+        if !ended {
+            return Ok(Turn::Wait);
+        }
+        match child.ended() {
+            Ok(None) => Ok(Turn::Wait),
+            Ok(Some(known)) => {
+                *status = Some(known);
+                Ok(Turn::Came(Event::ChildEnded))
+            }
+            // Ended all the same; with `SIGCHLD` ignored nobody knows how.
+            Err(_) => Ok(Turn::Came(Event::ChildEnded)),
+        }
+    }
+
+    fn read_record(&self) -> Result<Record, StartupError> {
+        match crate::sys::fs::open_to_read(&self.location.lock) {
+            Ok(file) => Ok(Record::read(&file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
+            Err(source) => Err(StartupError::Lock {
+                path: self.location.lock.clone(),
+                source,
+            }),
+        }
+    }
+
+    fn try_lock(&mut self) -> Result<Event, StartupError> {
+        if self.may_start {
+            self.location.prepare()?;
+        }
+        match lock::attempt(&self.location.lock, self.may_start)? {
+            Attempt::Missing => Ok(Event::NoLock),
+            Attempt::Busy(file) => {
+                self.record = Record::read(&file);
+                Ok(Event::LockBusy(self.record.phase))
+            }
+            Attempt::Locked(lock) => {
+                self.record = Record::read(&lock);
+                self.start = Some(Start {
+                    lock,
+                    record: self.record.clone(),
+                    listener: None,
+                    log: None,
+                    child: None,
+                    status: None,
+                });
+                Ok(Event::Locked(self.record.phase))
+            }
+        }
+    }
+
+    fn held(&mut self) -> Result<&mut Start, StartupError> {
+        let lock = &self.location.lock;
+        self.start.as_mut().ok_or_else(|| StartupError::Lock {
+            path: lock.clone(),
+            source: io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    fn clear_stale(&mut self) -> Result<Event, StartupError> {
+        clear_stale(self.location)?;
+        Ok(Event::Done)
+    }
+
+    fn record_start(&mut self) -> Result<Event, StartupError> {
+        let log = Log::open(self.location)?;
+        let record = starting_record(self.record.generation + 1, self.version, log.path.clone());
+        let path = &self.location.lock;
+        let start = self.start.as_mut().ok_or_else(|| StartupError::Lock {
+            path: path.clone(),
+            source: io::ErrorKind::NotFound.into(),
+        })?;
+        record.write(&start.lock).map_err(|source| {
+            StartupError::filesystem("write the start-up record", path, source)
+        })?;
+        start.record = record;
+        start.log = Some(log);
+        Ok(Event::Done)
+    }
+
+    fn listen(&mut self) -> Result<Event, StartupError> {
+        let control = &self.location.control;
+        let failed = |source| StartupError::filesystem("listen at", control, source);
+        let listener = net::listen(control).map_err(failed)?;
+        let reached = net::connect(control).map_err(failed)?;
+        self.held()?.listener = Some(listener);
+        match self.reached(reached)? {
+            Event::Connected => Ok(Event::Done),
+            _ => Err(StartupError::filesystem(
+                "connect to",
+                &self.location.control,
+                io::ErrorKind::ConnectionRefused.into(),
+            )),
+        }
+    }
+
+    fn spawn(&mut self) -> Result<Event, StartupError> {
+        let (location, endpoint) = (self.location, self.endpoint);
+        let start = self.held()?;
+        let (Some(listener), Some(log)) = (&start.listener, &start.log) else {
+            return Ok(Event::Done);
+        };
+        let briefing = Briefing::new(
+            location,
+            endpoint,
+            log.path.clone(),
+            start.record.generation,
+        );
+        start.child = Some(launch::spawn(&briefing, &start.lock, listener, log)?);
+        Ok(Event::Done)
+    }
+
+    /// Writes the failure down, then lets go of the listener: whoever waits there wakes up and finds it.
+    fn record_failure(&mut self) -> Event {
+        if let Some(start) = &mut self.start {
+            let record = Record {
+                phase: Phase::Failed,
+                pid: start.child.as_ref().map_or(start.record.pid, Watched::pid),
+                status: start.status.map(process::raw_status),
+                reason: start.log.as_ref().map(Log::tail).unwrap_or_default(),
+                ..start.record.clone()
+            };
+            // The file has its full size since the start was recorded; a failing disk costs the others the reason.
+            let _ = record.write(&start.lock);
+            start.listener = None;
+            self.record = record;
+        }
+        Event::Done
+    }
+
+    fn conclude(mut self, verdict: Verdict) -> Result<Option<Joined>, StartupError> {
+        let socket_path = self.location.socket.clone();
+        match (verdict, self.line.take()) {
+            (Verdict::Joined | Verdict::Started, Some((line, gid))) => {
+                let child = self
+                    .start
+                    .as_ref()
+                    .and_then(|start| start.child.as_ref())
+                    .map(Watched::pid);
+                Ok(Some(Joined {
+                    line,
+                    started: verdict == Verdict::Started
+                        && child.is_none_or(|pid| pid == self.daemon.pid),
+                    daemon: self.daemon,
+                    gid,
+                }))
+            }
+            (Verdict::Died, _) => Err(StartupError::DaemonExited {
+                socket_path,
+                pid: self.record.pid,
+                status: self.record.status.map(ExitStatus::from_raw),
+                log_tail: std::mem::take(&mut self.record.reason),
+                log_path: std::mem::take(&mut self.record.log),
+            }),
+            (Verdict::NotRunning, _) if !self.may_start => Ok(None),
+            _ => Err(StartupError::NotRunning { socket_path }),
+        }
+    }
+
+    /// The deadline is over: what stood in the way.
+    fn too_late(&mut self) -> StartupError {
+        if self.record.phase == Phase::Unknown || self.line.is_some() {
+            self.record = self.read_record().unwrap_or_default();
+        }
+        let child = self
+            .start
+            .as_ref()
+            .and_then(|start| start.child.as_ref())
+            .map(Watched::pid);
+        let socket_path = self.location.socket.clone();
+        let waited = self.deadline.waited();
+        let living = self.line.is_some() || self.room.is_some() || self.join.op() == Op::Pause;
+        if !living {
+            return StartupError::StartupTimeout {
+                socket_path,
+                waited,
+            };
+        }
+        let mut state = match (self.record.phase, self.join.op()) {
+            (Phase::Starting, _) => "still starting".to_owned(),
+            (Phase::Closing, _) => "still closing".to_owned(),
+            (_, Op::AwaitRoom) => "alive, but its queue of connections is full".to_owned(),
+            (Phase::Ready, _) => "alive, but busy or hung: it did not answer".to_owned(),
+            _ => "holding the start-up lock without an answer".to_owned(),
+        };
+        if let Some(progress) = &self.progress {
+            state = format!("{state}: {progress}");
+        }
+        StartupError::DaemonBusy {
+            socket_path,
+            pid: child.or(Some(self.record.pid)).filter(|pid| *pid != 0),
+            waited,
+            state,
+        }
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        match (self.pause, self.deadline.remaining()) {
+            (Some(pause), Some(left)) => Some(pause.min(left)),
+            (pause, left) => pause.or(left),
+        }
+    }
+
+    /// A pause that was waited for is over.
+    fn woken(&mut self) {
+        if let Some(pause) = &mut self.pause {
+            *pause = Duration::ZERO;
+        }
+    }
+
+    /// What the due operation waits for.
+    fn awaited_fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        let child = self
+            .start
+            .as_ref()
+            .and_then(|start| start.child.as_ref())
+            .map(Watched::signal_fd);
+        match self.join.op() {
+            Op::AwaitReady => [self.line.as_ref().map(|(line, _)| line.fd()), child],
+            Op::AwaitChild => [child, None],
+            Op::AwaitRoom => [self.room.as_ref().map(Room::signal_fd), None],
+            _ => [None, None],
+        }
+    }
+
+    async fn wait(&mut self) -> io::Result<()> {
+        if self.join.op() == Op::AwaitReady {
+            self.line = match self.line.take() {
+                Some((Line::Std(stream), gid)) => {
+                    Some((Line::Tokio(tokio::net::UnixStream::from_std(stream)?), gid))
+                }
+                line => line,
+            };
+        }
+
+        let mut fds = self.awaited_fds();
+        let line = match (&self.line, self.join.op()) {
+            (Some((Line::Tokio(stream), _)), Op::AwaitReady) => {
+                fds[0] = None;
+                Some(stream)
+            }
+            _ => None,
+        };
+        let [first, second] = fds;
+        let (first, second) = (
+            first.map(readiness::readable).transpose()?,
+            second.map(readiness::readable).transpose()?,
+        );
+        let mut sleep = pin!(self.patience().and_then(|patience| {
+            tokio::time::Instant::now()
+                .checked_add(patience)
+                .map(tokio::time::sleep_until)
+        }));
+        std::future::poll_fn(|cx| {
+            use std::task::Poll;
+            if let Some(stream) = line
+                && let Poll::Ready(result) = stream.poll_read_ready(cx)
+            {
+                return Poll::Ready(result);
+            }
+            for fd in [&first, &second].into_iter().flatten() {
+                if let Poll::Ready(guard) = fd.poll_read_ready(cx) {
+                    return Poll::Ready(guard.map(drop));
+                }
+            }
+            match sleep.as_mut().as_pin_mut() {
+                Some(sleep) => std::future::Future::poll(sleep, cx).map(Ok),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+/// Holding the lock: removes the sockets that a dead daemon left, and only what nobody answers at.
+pub(crate) fn clear_stale(location: &Location) -> Result<(), StartupError> {
+    for path in [&location.socket, &location.control] {
+        if location::check_socket(path)?.is_none() {
+            continue;
+        }
+        match net::connect(path)
+            .map_err(|source| StartupError::filesystem("probe", path, source))?
+        {
+            Reached::Nobody => match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StartupError::filesystem(
+                        "remove the stale socket",
+                        path,
+                        error,
+                    ));
+                }
+                _ => {}
+            },
+            Reached::Queued(_) | Reached::Full => {
+                let taken = io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "a process that does not hold the start-up lock listens there; stop it first",
+                );
+                return Err(StartupError::filesystem("take over", path, taken));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The record of a start that this process makes.
+pub(crate) fn starting_record(generation: u64, version: &str, log: PathBuf) -> Record {
+    Record {
+        generation,
+        phase: Phase::Starting,
+        pid: std::process::id(),
+        boot: process::boot_id(),
+        version: version.to_owned(),
+        build: crate::build::id(),
+        started_unix_ms: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|age| u64::try_from(age.as_millis()).ok())
+            .unwrap_or_default(),
+        log,
+        ..Record::default()
+    }
+}
+
+/// A stream for a caller without a runtime.
+pub(crate) fn into_blocking(line: Line) -> io::Result<UnixStream> {
+    let stream = match line {
+        Line::Std(stream) => stream,
+        Line::Tokio(stream) => stream.into_std()?,
+    };
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}

@@ -1,0 +1,91 @@
+//! `key=value` lines, in which frames, the record and the hand-over are written: readable, and open to new keys.
+
+/// Writes lines. A value may hold any byte.
+#[derive(Debug, Default)]
+pub(crate) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(crate) fn field(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.push(b'=');
+        for byte in value.as_ref() {
+            match byte {
+                b'\n' => self.0.extend_from_slice(b"\\n"),
+                b'\\' => self.0.extend_from_slice(b"\\\\"),
+                byte => self.0.push(*byte),
+            }
+        }
+        self.0.push(b'\n');
+        self
+    }
+
+    pub(crate) fn number(self, key: &str, value: impl ToString) -> Self {
+        self.field(key, value.to_string())
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// Reads lines. Keys that it is not asked for do not matter, nor do empty lines.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl Reader<'_> {
+    /// The first value of a key.
+    pub(crate) fn bytes(&self, key: &str) -> Option<Vec<u8>> {
+        let line = self
+            .0
+            .split(|byte| *byte == b'\n')
+            .find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b"="))?;
+        let mut value = Vec::with_capacity(line.len());
+        let mut escaped = false;
+        for byte in line {
+            match (escaped, byte) {
+                (false, b'\\') => escaped = true,
+                (false, byte) => value.push(*byte),
+                (true, b'n') => {
+                    value.push(b'\n');
+                    escaped = false;
+                }
+                (true, byte) => {
+                    value.push(*byte);
+                    escaped = false;
+                }
+            }
+        }
+        Some(value)
+    }
+
+    /// A value as text; what is not UTF-8 is replaced.
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        self.bytes(key)
+            .map(|value| String::from_utf8_lossy(&value).into_owned())
+    }
+
+    /// A value as a number.
+    pub(crate) fn number<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
+        self.text(key)?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_bytes_come_back() {
+        let value: Vec<u8> = (0..=255).collect();
+        let bytes = Writer::default()
+            .field("a", "1")
+            .field("b", &value)
+            .number("c", 7)
+            .into_bytes();
+        let reader = Reader(&bytes);
+        assert_eq!(reader.text("a").as_deref(), Some("1"));
+        assert_eq!(reader.bytes("b"), Some(value));
+        assert_eq!(reader.number::<u32>("c"), Some(7));
+        assert_eq!(reader.bytes("d"), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! What the lock file says. It informs, in status and error texts; only the lock itself is a proof of life.
+//!
+//! Only the holder of the lock writes: first the starter, then its daemon, then the starter again if the daemon died in
+//! start-up. One `pwrite` of a fixed size, checksummed, so that a reader never takes a torn record for a whole one.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use super::fields::{Reader, Writer};
+use crate::endpoint::fnv1a;
+
+const SIZE: usize = 8192;
+/// The most that is kept of a log's tail, escapes not counted.
+const TAIL_MAX: usize = 4096;
+
+/// How far a daemon has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Phase {
+    /// Never written, or not readable.
+    #[default]
+    Unknown,
+    Starting,
+    Ready,
+    Closing,
+    Exited,
+    /// Ended before it was ready.
+    Failed,
+}
+
+const PHASES: [(Phase, &str); 5] = [
+    (Phase::Starting, "starting"),
+    (Phase::Ready, "ready"),
+    (Phase::Closing, "closing"),
+    (Phase::Exited, "exited"),
+    (Phase::Failed, "failed"),
+];
+
+impl Phase {
+    pub(crate) fn name(self) -> &'static str {
+        PHASES
+            .iter()
+            .find(|(phase, _)| *phase == self)
+            .map_or("unknown", |(_, name)| name)
+    }
+}
+
+/// The record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Counts the starts at this lock file.
+    pub(crate) generation: u64,
+    pub(crate) phase: Phase,
+    /// The daemon; before it has taken over, its starter.
+    pub(crate) pid: u32,
+    pub(crate) boot: String,
+    pub(crate) version: String,
+    pub(crate) build: String,
+    pub(crate) grace_ms: u64,
+    /// Wall clock, for people only.
+    pub(crate) started_unix_ms: u64,
+    /// The raw wait status of a start-up that failed.
+    pub(crate) status: Option<i32>,
+    pub(crate) log: PathBuf,
+    /// Why it ended, or the tail of the log of a start-up that failed.
+    pub(crate) reason: String,
+}
+
+impl Record {
+    /// Reads the record; what is not whole is no record.
+    pub(crate) fn read(file: &File) -> Self {
+        let mut bytes = [0; SIZE];
+        // A write may be under way beside us, which the checksum shows. It lasts for microseconds: look again, a few
+        // times at most, then do without.
+        for _ in 0..8 {
+            if file.read_exact_at(&mut bytes, 0).is_err() {
+                return Self::default();
+            }
+            if let Some(record) = Self::decode(&bytes) {
+                return record;
+            }
+        }
+        Self::default()
+    }
+
+    /// Writes the record.
+    pub(crate) fn write(&self, file: &File) -> io::Result<()> {
+        file.write_all_at(&self.encode(), 0)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut tail = self.reason.as_str();
+        loop {
+            let mut writer = Writer::default()
+                .number("generation", self.generation)
+                .field("phase", self.phase.name())
+                .number("pid", self.pid)
+                .field("boot", &self.boot)
+                .field("version", &self.version)
+                .field("build", &self.build)
+                .number("grace-ms", self.grace_ms)
+                .number("started-unix-ms", self.started_unix_ms)
+                .field("log", self.log.as_os_str().as_encoded_bytes());
+            if let Some(status) = self.status {
+                writer = writer.number("status", status);
+            }
+            let mut body = writer.field("reason", tail).into_bytes();
+            let room = SIZE - "checksum=0123456789abcdef\n".len();
+            if body.len() > room || tail.len() > TAIL_MAX {
+                if tail.is_empty() {
+                    body.truncate(room);
+                } else {
+                    // The end of a log tells more than its beginning.
+                    let mut cut = tail.len().div_ceil(8);
+                    while !tail.is_char_boundary(cut) {
+                        cut += 1;
+                    }
+                    tail = &tail[cut..];
+                    continue;
+                }
+            }
+            body.resize(room, b'\n');
+            let mut bytes = format!("checksum={:016x}\n", fnv1a(&body)).into_bytes();
+            bytes.extend_from_slice(&body);
+            return bytes;
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        use std::os::unix::ffi::OsStringExt;
+        let line = bytes.iter().position(|byte| *byte == b'\n')?;
+        let (first, body) = bytes.split_at(line + 1);
+        let checksum = Reader(first).text("checksum")?;
+        if u64::from_str_radix(&checksum, 16).ok()? != fnv1a(body) {
+            return None;
+        }
+        let reader = Reader(body);
+        let phase = reader.text("phase")?;
+        Some(Self {
+            generation: reader.number("generation")?,
+            phase: PHASES
+                .iter()
+                .find(|(_, name)| *name == phase)
+                .map_or(Phase::Unknown, |(phase, _)| *phase),
+            pid: reader.number("pid")?,
+            boot: reader.text("boot").unwrap_or_default(),
+            version: reader.text("version").unwrap_or_default(),
+            build: reader.text("build").unwrap_or_default(),
+            grace_ms: reader.number("grace-ms").unwrap_or_default(),
+            started_unix_ms: reader.number("started-unix-ms").unwrap_or_default(),
+            status: reader.number("status"),
+            log: std::ffi::OsString::from_vec(reader.bytes("log").unwrap_or_default()).into(),
+            reason: reader.text("reason").unwrap_or_default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_comes_back_and_a_torn_one_does_not() {
+        let record = Record {
+            generation: 3,
+            phase: Phase::Failed,
+            pid: 42,
+            status: Some(256),
+            log: "/x/y.log".into(),
+            reason: "two\nlines".into(),
+            ..Record::default()
+        };
+        let mut bytes = record.encode();
+        assert_eq!(bytes.len(), SIZE);
+        assert_eq!(Record::decode(&bytes), Some(record));
+        bytes[200] ^= 1;
+        assert_eq!(Record::decode(&bytes), None);
+        assert_eq!(Record::decode(&[0; SIZE]), None);
+    }
+
+    #[test]
+    fn a_long_reason_keeps_its_end() {
+        let record = Record {
+            reason: format!("{}the end", "ä\n\\".repeat(5000)),
+            phase: Phase::Failed,
+            ..Record::default()
+        };
+        let back = Record::decode(&record.encode()).unwrap();
+        assert!(back.reason.ends_with("the end"));
+        assert!(back.reason.len() <= TAIL_MAX);
+    }
+}

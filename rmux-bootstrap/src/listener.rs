@@ -1,0 +1,310 @@
+//! What a daemon's `main` receives.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::Sleep;
+
+use crate::connection::{BlockingConnection, Connection, Peer};
+use crate::endpoint::Endpoint;
+use crate::service::{Counted, SCARCITY_PAUSE, Service, Stage, Waiting, is_scarcity};
+use crate::sys::{net, process};
+
+/// The daemon's connections.
+///
+/// The daemon is *ready* at the first poll of [`accept`](Self::accept): whatever `main` does before that counts as
+/// start-up, and callers wait for it. A caller is served from the moment at which `accept` hands its connection out, so
+/// serve connections in tasks: a daemon that serves one inside its loop makes the next caller wait.
+///
+/// Dropping it closes the daemon, as [`close`](Self::close) does, but what is still queued is then lost.
+#[derive(Debug)]
+pub struct Listener {
+    service: Arc<Service>,
+    endpoint: Endpoint,
+    /// Runs while descriptors or memory are short.
+    scarcity: Option<Pin<Box<Sleep>>>,
+    /// The public socket goes first this time.
+    public_first: bool,
+}
+
+impl Listener {
+    pub(crate) fn new(service: Arc<Service>, endpoint: Endpoint) -> Self {
+        Self {
+            service,
+            endpoint,
+            scarcity: None,
+            public_first: false,
+        }
+    }
+
+    /// The next connection; `None` once the daemon is closing and nothing more will come. Dropping the future loses
+    /// nothing.
+    ///
+    /// A lack of descriptors or memory is waited out, not returned.
+    ///
+    /// # Errors
+    /// The public socket cannot be published, or its listener is broken.
+    pub async fn accept(&mut self) -> io::Result<Option<Connection>> {
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// [`accept`](Self::accept) for a `main` that is not async.
+    ///
+    /// # Errors
+    /// As `accept`; also inside an async runtime, whose thread it would block.
+    pub fn accept_blocking(&mut self) -> io::Result<Option<BlockingConnection>> {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return Err(io::Error::other(
+                "accept_blocking would block the runtime: use accept().await",
+            ));
+        }
+        let runtime = self.service.runtime.clone();
+        let _context = runtime.enter();
+        match runtime.block_on(self.accept())? {
+            Some(connection) => connection.into_blocking().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What `accept` polls, for a server that has a poll function of its own.
+    ///
+    /// # Errors
+    /// As `accept`.
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Connection>>> {
+        if self.service.stage() == Stage::Starting {
+            self.service.become_ready()?;
+        }
+        loop {
+            if let Some(pause) = &mut self.scarcity {
+                ready!(pause.as_mut().poll(cx));
+                self.scarcity = None;
+            }
+            // First the place in line, then the look at the stage: a close in between wakes us.
+            self.service.register(cx.waker());
+            if self.service.stage() == Stage::Closing {
+                // Callers without an answer are not served: they see our end and go to the next daemon.
+                if let Some(drained) = self.drain()? {
+                    return Poll::Ready(Ok(drained));
+                }
+                continue;
+            }
+            // The two sources take turns, so that neither starves the other.
+            self.public_first = !self.public_first;
+            for public in [self.public_first, !self.public_first] {
+                let found = if public {
+                    self.next_public(cx)?
+                } else {
+                    self.next_waiting()?
+                };
+                if let Some(connection) = found {
+                    return Poll::Ready(Ok(Some(connection)));
+                }
+            }
+            if self.scarcity.is_none() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// The next caller that still is there.
+    fn next_waiting(&self) -> io::Result<Option<Connection>> {
+        while let Some(waiting) = self.service.next_waiting() {
+            if let Some(connection) = self.serve(waiting)? {
+                return Ok(Some(connection));
+            }
+        }
+        Ok(None)
+    }
+
+    /// READY, then the connection is the daemon's. `None`: the caller has gone.
+    fn serve(&self, waiting: Waiting) -> io::Result<Option<Connection>> {
+        let Waiting { stream, peer } = waiting;
+        let frame = self.service.ready_frame();
+        match io::Write::write(&mut &stream, &frame) {
+            Ok(written) if written == frame.len() => self.connection(stream, peer).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn connection(&self, stream: UnixStream, peer: net::Credentials) -> io::Result<Connection> {
+        let _context = self.service.runtime.enter();
+        let stream = tokio::net::UnixStream::from_std(stream)?;
+        let peer = Peer {
+            uid: peer.uid,
+            gid: peer.gid,
+            pid: peer.pid,
+        };
+        Ok(Connection::new(
+            stream,
+            peer,
+            false,
+            Some(Counted::connection(&self.service)),
+        ))
+    }
+
+    /// The next connection of the public socket; without one, its readiness wakes the task.
+    fn next_public(&mut self, cx: &mut Context<'_>) -> io::Result<Option<Connection>> {
+        let Some(public) = self.service.public() else {
+            return Ok(None);
+        };
+        loop {
+            let mut guard = match public.listener.poll_read_ready(cx) {
+                Poll::Pending => return Ok(None),
+                Poll::Ready(guard) => guard?,
+            };
+            match guard.try_io(|listener| listener.get_ref().accept()) {
+                Err(_would_block) => {}
+                Ok(Ok((stream, _))) => {
+                    if let Some(connection) = self.check(stream)? {
+                        return Ok(Some(connection));
+                    }
+                }
+                Ok(Err(error)) => {
+                    self.pause_or_fail(error)?;
+                    if self.scarcity.is_some() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closing: hands out what the public socket still has queued, then `Some(None)`. `None`: out of descriptors, which
+    /// is not drained.
+    #[allow(
+        clippy::option_option,
+        reason = "the inner one is what `accept` returns"
+    )]
+    fn drain(&mut self) -> io::Result<Option<Option<Connection>>> {
+        let Some(public) = self.service.public() else {
+            return Ok(Some(None));
+        };
+        loop {
+            match public.listener.get_ref().accept() {
+                Ok((stream, _)) => {
+                    if let Some(connection) = self.check(stream)? {
+                        return Ok(Some(Some(connection)));
+                    }
+                }
+                Err(error) if is_scarcity(&error) => {
+                    self.pause_or_fail(error)?;
+                    return Ok(None);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // `WouldBlock` on Linux, `EINVAL` or `ECONNABORTED` elsewhere: the queue is empty and stays so.
+                Err(_) => return Ok(Some(None)),
+            }
+        }
+    }
+
+    /// A newcomer at the public socket, by its uid.
+    fn check(&self, stream: UnixStream) -> io::Result<Option<Connection>> {
+        let Ok(peer) = net::credentials(&stream) else {
+            return Ok(None);
+        };
+        if !process::same_user(peer.uid) || stream.set_nonblocking(true).is_err() {
+            return Ok(None);
+        }
+        self.connection(stream, peer).map(Some)
+    }
+
+    fn pause_or_fail(&mut self, error: io::Error) -> io::Result<()> {
+        if is_scarcity(&error) {
+            let _context = self.service.runtime.enter();
+            self.scarcity = Some(Box::pin(tokio::time::sleep(SCARCITY_PAUSE)));
+            return Ok(());
+        }
+        match error.kind() {
+            io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset => Ok(()),
+            _ => Err(error),
+        }
+    }
+
+    /// A handle that works after the listener has moved into a server.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            service: self.service.clone(),
+        }
+    }
+
+    /// Where this daemon lives.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Completes when the daemon begins to close.
+    pub async fn closing(&self) {
+        self.service.closing().await;
+    }
+
+    /// Begins to close: no newcomer from here on; `accept` hands out what is queued, then `None`.
+    pub fn close(&self) {
+        self.service.close("close()");
+    }
+
+    /// Holds off the idle exit for as long as it lives.
+    pub fn keep_alive(&self) -> KeepAlive {
+        self.handle().keep_alive()
+    }
+
+    /// Tells waiting callers what start-up is doing. Their time-out errors quote the last text, of which 1 KiB is kept.
+    pub fn progress(&self, text: impl Into<String>) {
+        self.service.progress(text.into());
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.service.close("the listener was dropped");
+    }
+}
+
+impl futures_core::Stream for Listener {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_accept(cx).map(Result::transpose)
+    }
+}
+
+/// Steers the daemon from anywhere in it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    service: Arc<Service>,
+}
+
+impl Handle {
+    /// Completes when the daemon begins to close.
+    pub async fn closing(&self) {
+        self.service.closing().await;
+    }
+
+    /// As [`Listener::close`].
+    pub fn close(&self) {
+        self.service.close("close()");
+    }
+
+    /// As [`Listener::keep_alive`].
+    pub fn keep_alive(&self) -> KeepAlive {
+        KeepAlive {
+            _counted: Counted::keep_alive(&self.service),
+        }
+    }
+
+    /// As [`Listener::progress`].
+    pub fn progress(&self, text: impl Into<String>) {
+        self.service.progress(text.into());
+    }
+}
+
+/// Holds off the idle exit for as long as it lives.
+#[derive(Debug)]
+#[must_use = "the idle exit is held off only while this lives"]
+pub struct KeepAlive {
+    _counted: Counted,
+}

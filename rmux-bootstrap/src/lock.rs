@@ -1,0 +1,101 @@
+//! The start-up lock: held by a starter, then by its daemon for life, on one open file description.
+//!
+//! Never unlinked and never unlocked by hand: it goes when the last process that holds the description goes.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use crate::error::StartupError;
+use crate::sys::fs::{self, Facts, Kind};
+use crate::sys::process;
+
+/// What one try came to.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    /// Ours.
+    Locked(File),
+    /// Somebody else's; the file can be read.
+    Busy(File),
+    /// There is no lock file, and none was to be made.
+    Missing,
+}
+
+/// Opens the lock file and tries to lock it, once.
+pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError> {
+    let failed = |source| StartupError::Lock {
+        path: path.to_owned(),
+        source,
+    };
+    loop {
+        match fs::look(path).map_err(failed)? {
+            Some(facts) => check(path, &facts)?,
+            None if !create => return Ok(Attempt::Missing),
+            None => {}
+        }
+        let file = match fs::open_private(path, false) {
+            Ok(file) => file,
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(StartupError::SymlinkRejected {
+                    path: path.to_owned(),
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+                return Err(failed(error));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Attempt::Missing),
+            Err(error) => return Err(failed(error)),
+        };
+        let held = fs::facts_of(&file).map_err(failed)?;
+        check(path, &held)?;
+        if !fs::try_lock(&file).map_err(failed)? {
+            return Ok(Attempt::Busy(file));
+        }
+        if still_named(path, &held).map_err(failed)? {
+            return Ok(Attempt::Locked(file));
+        }
+        // The name is another file by now: a lock on ours excludes nobody.
+    }
+}
+
+/// Whether the name still is the file that these facts are of.
+pub(crate) fn still_named(path: &Path, held: &Facts) -> io::Result<bool> {
+    Ok(fs::look(path)?.is_some_and(|named| named.inode == held.inode))
+}
+
+fn check(path: &Path, facts: &Facts) -> Result<(), StartupError> {
+    match facts.kind {
+        Kind::File => {}
+        Kind::Symlink => {
+            return Err(StartupError::SymlinkRejected {
+                path: path.to_owned(),
+            });
+        }
+        _ => {
+            let odd = io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it is not a regular file; move it away",
+            );
+            return Err(StartupError::filesystem(
+                "use as a start-up lock",
+                path,
+                odd,
+            ));
+        }
+    }
+    if facts.uid != process::euid() {
+        return Err(StartupError::UnsafeOwner {
+            path: path.to_owned(),
+            expected_uid: process::euid(),
+            actual_uid: facts.uid,
+        });
+    }
+    // A creator under an odd umask mends the mode right after; no bit of others' is ever set in between.
+    if facts.mode & 0o077 != 0 {
+        return Err(StartupError::UnsafePermissions {
+            path: path.to_owned(),
+            mode: facts.mode,
+        });
+    }
+    Ok(())
+}

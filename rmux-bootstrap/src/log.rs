@@ -1,0 +1,112 @@
+//! The daemon's log: opened and rotated by the starter, quoted where a start-up fails.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::StartupError;
+use crate::location::Location;
+use crate::sys::fs::{self, Kind};
+use crate::sys::process;
+
+/// A log above this size is rotated when a daemon starts, never while one runs.
+const ROTATE_ABOVE: u64 = 1024 * 1024;
+const TAIL_LINES: usize = 20;
+const TAIL_BYTES: u64 = 4096;
+
+/// An open log and where this run's part of it begins.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    begins: u64,
+}
+
+impl Log {
+    /// Opens the endpoint's log for a new run. Where its directory cannot be had, it stands beside the lock.
+    pub(crate) fn open(location: &Location) -> Result<Self, StartupError> {
+        if let Some(parent) = location.log.parent() {
+            // Whether it worked shows in the next line; the place beside the lock is there already.
+            let _ = make_parents(parent);
+        }
+        Self::open_at(&location.log).or_else(|error| {
+            let beside = location.lock.with_extension("log");
+            if beside == location.log {
+                Err(error)
+            } else {
+                Self::open_at(&beside)
+            }
+        })
+    }
+
+    fn open_at(path: &Path) -> Result<Self, StartupError> {
+        let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
+        if let Some(facts) = fs::look(path).map_err(failed("look at the log"))? {
+            match facts.kind {
+                Kind::File => {}
+                Kind::Symlink => {
+                    return Err(StartupError::SymlinkRejected {
+                        path: path.to_owned(),
+                    });
+                }
+                _ => {
+                    let odd = std::io::Error::new(
+                        std::io::ErrorKind::AlreadyExists,
+                        "it is not a regular file",
+                    );
+                    return Err(failed("use as a log")(odd));
+                }
+            }
+            if facts.uid != process::euid() {
+                return Err(StartupError::UnsafeOwner {
+                    path: path.to_owned(),
+                    expected_uid: process::euid(),
+                    actual_uid: facts.uid,
+                });
+            }
+            if facts.size > ROTATE_ABOVE {
+                let mut old = path.as_os_str().to_owned();
+                old.push(".1");
+                std::fs::rename(path, old).map_err(failed("rotate the log"))?;
+            }
+        }
+        let file = fs::open_private(path, true).map_err(failed("open the log"))?;
+        let begins = fs::facts_of(&file).map_err(failed("look at the log"))?.size;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            begins,
+        })
+    }
+
+    /// The last lines of this run, control characters made harmless.
+    pub(crate) fn tail(&self) -> String {
+        let size = fs::facts_of(&self.file).map_or(0, |facts| facts.size);
+        let from = self.begins.max(size.saturating_sub(TAIL_BYTES));
+        let mut bytes = vec![0; usize::try_from(size.saturating_sub(from)).unwrap_or(0)];
+        if self.file.read_exact_at(&mut bytes, from).is_err() {
+            return String::new();
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().collect();
+        let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
+        last.join("\n")
+            .chars()
+            .map(|c| {
+                if c.is_control() && c != '\n' && c != '\t' {
+                    '\u{fffd}'
+                } else {
+                    c
+                }
+            })
+            .collect()
+    }
+}
+
+fn make_parents(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+}

@@ -1,0 +1,414 @@
+//! The daemon's side: who waits, who is served, and how it ends.
+//!
+//! A task of the runtime serves the control socket from the first moment on, so that callers wait at a live process
+//! while `main` still loads. `accept` takes them over one by one; only then do they read READY.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle as Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::join::frame::{Assembler, Frame, Identity};
+use crate::join::record::{Phase, Record};
+use crate::launch::Briefing;
+use crate::sys::fs::{self, Inode};
+use crate::sys::net::{self, Credentials};
+use crate::sys::process;
+use crate::sys::readiness;
+
+/// Without descriptors or memory, `accept` waits for one of our connections to end, or this long: what else in the
+/// process frees a descriptor tells nobody.
+pub(crate) const SCARCITY_PAUSE: Duration = Duration::from_millis(20);
+
+/// A caller that waits for READY.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) stream: UnixStream,
+    pub(crate) peer: Credentials,
+}
+
+/// The public socket while it is published.
+#[derive(Clone, Debug)]
+pub(crate) struct Public {
+    pub(crate) listener: Arc<AsyncFd<UnixListener>>,
+    inode: Option<Inode>,
+}
+
+#[derive(Debug)]
+struct State {
+    record: Record,
+    waiting: VecDeque<Waiting>,
+    public: Option<Public>,
+    acceptor: Option<Waker>,
+    progress: Option<String>,
+}
+
+/// How far this daemon is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Starting,
+    Ready,
+    Closing,
+}
+
+/// One daemon, for its whole life.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) briefing: Briefing,
+    pub(crate) runtime: Runtime,
+    lock: File,
+    control_inode: Option<Inode>,
+    grace: Duration,
+    state: Mutex<State>,
+    stage: watch::Sender<Stage>,
+    open: watch::Sender<usize>,
+    keep_alives: watch::Sender<usize>,
+    /// The flocked directory, and where there is no pidfd the channel whose end tells our death: held for life.
+    _held: Vec<OwnedFd>,
+}
+
+/// What a service is made of.
+#[derive(Debug)]
+pub(crate) struct Foundation {
+    pub(crate) briefing: Briefing,
+    pub(crate) lock: File,
+    pub(crate) control: OwnedFd,
+    pub(crate) record: Record,
+    pub(crate) held: Vec<OwnedFd>,
+}
+
+impl Service {
+    /// Begins to serve the control socket on `runtime`.
+    pub(crate) fn begin(
+        foundation: Foundation,
+        grace: Duration,
+        runtime: Runtime,
+    ) -> io::Result<Arc<Self>> {
+        let Foundation {
+            briefing,
+            lock,
+            control,
+            mut record,
+            held,
+        } = foundation;
+        record.grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let control_inode = inode_of(&briefing.control);
+        let service = Arc::new(Self {
+            control_inode,
+            briefing,
+            runtime: runtime.clone(),
+            lock,
+            grace,
+            state: Mutex::new(State {
+                record,
+                waiting: VecDeque::new(),
+                public: None,
+                acceptor: None,
+                progress: None,
+            }),
+            stage: watch::Sender::new(Stage::Starting),
+            open: watch::Sender::new(0),
+            keep_alives: watch::Sender::new(0),
+            _held: held,
+        });
+        let _context = runtime.enter();
+        let control = readiness::listener(UnixListener::from(control))?;
+        runtime.spawn(serve_control(service.clone(), control));
+        Ok(service)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here can panic half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        *self.stage.borrow()
+    }
+
+    pub(crate) fn public(&self) -> Option<Public> {
+        self.state().public.clone()
+    }
+
+    /// Whom to wake for a caller that comes, or when the daemon closes.
+    pub(crate) fn register(&self, waker: &Waker) {
+        let mut state = self.state();
+        if !state
+            .acceptor
+            .as_ref()
+            .is_some_and(|known| known.will_wake(waker))
+        {
+            state.acceptor = Some(waker.clone());
+        }
+    }
+
+    /// The next caller that waits.
+    pub(crate) fn next_waiting(&self) -> Option<Waiting> {
+        self.state().waiting.pop_front()
+    }
+
+    pub(crate) fn ready_frame(&self) -> Vec<u8> {
+        let state = self.state();
+        Frame::Ready(Identity {
+            pid: std::process::id(),
+            generation: state.record.generation,
+            version: state.record.version.clone(),
+            build: state.record.build.clone(),
+        })
+        .encode()
+    }
+
+    /// The first poll of `accept`: publishes the socket and says so.
+    pub(crate) fn become_ready(self: &Arc<Self>) -> io::Result<()> {
+        let path = &self.briefing.socket;
+        let context = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot publish {}: {error}", path.display()),
+            )
+        };
+        let _context = self.runtime.enter();
+        // Before the first caller can know of us: from here on a signal closes, it does not kill.
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let listener = UnixListener::from(net::listen(path).map_err(context)?);
+        let public = Public {
+            inode: inode_of(path),
+            listener: Arc::new(readiness::listener(listener)?),
+        };
+        {
+            let mut state = self.state();
+            state.public = Some(public);
+            state.progress = None;
+            self.write_phase(&mut state, Phase::Ready, "");
+        }
+        self.stage.send_replace(Stage::Ready);
+        for (mut signal, name) in [(terminate, "SIGTERM"), (interrupt, "SIGINT")] {
+            let service = self.clone();
+            self.runtime.spawn(async move {
+                if signal.recv().await.is_some() {
+                    service.close(name);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// No newcomer from here on. What the public socket has queued is still handed out.
+    pub(crate) fn close(&self, reason: &str) {
+        let mut state = self.state();
+        let before = self.stage.send_replace(Stage::Closing);
+        if before == Stage::Ready {
+            if let Some(public) = &state.public {
+                remove_if(&self.briefing.socket, public.inode);
+                // It fails only where there is nobody to refuse.
+                let _ = net::refuse_newcomers(&*public.listener);
+            }
+            self.write_phase(&mut state, Phase::Closing, reason);
+        }
+        // Before ready the record stays as it is: a daemon that never served has failed to start.
+        if let Some(acceptor) = state.acceptor.take() {
+            acceptor.wake();
+        }
+    }
+
+    /// `main` has returned: open connections get their grace, then the names go.
+    pub(crate) async fn finish(&self) {
+        let served = self.stage() != Stage::Starting && self.public().is_some();
+        self.close("main returned");
+        let mut open = self.open.subscribe();
+        let all_done = async {
+            // An error would mean that the sender, which is ours, is gone.
+            let _ = open.wait_for(|open| *open == 0).await;
+        };
+        if self.grace == Duration::MAX {
+            all_done.await;
+        } else {
+            // What is still open after the grace ends with the process.
+            let _ = tokio::time::timeout(self.grace, all_done).await;
+        }
+        if served {
+            let mut state = self.state();
+            let reason = state.record.reason.clone();
+            self.write_phase(&mut state, Phase::Exited, &reason);
+        }
+        remove_if(&self.briefing.control, self.control_inode);
+    }
+
+    pub(crate) fn progress(&self, text: String) {
+        let mut state = self.state();
+        if self.stage() != Stage::Starting {
+            return;
+        }
+        let frame = Frame::Progress(text.clone()).encode();
+        for waiting in &state.waiting {
+            // A caller whose buffer is full misses a line, one that is gone misses nothing.
+            let _ = io::Write::write(&mut &waiting.stream, &frame);
+        }
+        state.progress = Some(text);
+    }
+
+    pub(crate) async fn closing(&self) {
+        let mut stage = self.stage.subscribe();
+        // As in `finish`: the sender is ours.
+        let _ = stage.wait_for(|stage| *stage == Stage::Closing).await;
+    }
+
+    fn admit(&self, waiting: Waiting) {
+        let mut state = self.state();
+        if let Some(progress) = &state.progress {
+            let _ = io::Write::write(
+                &mut &waiting.stream,
+                &Frame::Progress(progress.clone()).encode(),
+            );
+        }
+        state.waiting.push_back(waiting);
+        if let Some(acceptor) = state.acceptor.take() {
+            acceptor.wake();
+        }
+    }
+
+    /// The record informs; a disk that does not take it changes nothing about the daemon.
+    fn write_phase(&self, state: &mut State, phase: Phase, reason: &str) {
+        state.record.phase = phase;
+        reason.clone_into(&mut state.record.reason);
+        let _ = state.record.write(&self.lock);
+    }
+}
+
+/// Counts an open connection, or a reason to stay, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    service: Arc<Service>,
+    connection: bool,
+}
+
+impl Counted {
+    pub(crate) fn connection(service: &Arc<Service>) -> Self {
+        Self::new(service, true)
+    }
+
+    pub(crate) fn keep_alive(service: &Arc<Service>) -> Self {
+        Self::new(service, false)
+    }
+
+    fn new(service: &Arc<Service>, connection: bool) -> Self {
+        let counted = Self {
+            service: service.clone(),
+            connection,
+        };
+        counted.counter().send_modify(|count| *count += 1);
+        counted
+    }
+
+    fn counter(&self) -> &watch::Sender<usize> {
+        if self.connection {
+            &self.service.open
+        } else {
+            &self.service.keep_alives
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.counter()
+            .send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+async fn serve_control(service: Arc<Service>, control: AsyncFd<UnixListener>) {
+    let mut open = service.open.subscribe();
+    loop {
+        let Ok(mut ready) = control.readable().await else {
+            return;
+        };
+        match ready.try_io(|listener| listener.get_ref().accept()) {
+            Err(_would_block) => {}
+            Ok(Ok((stream, _))) => greet(&service, stream),
+            Ok(Err(error)) if is_scarcity(&error) => {
+                let freed = async {
+                    let _ = open.changed().await;
+                };
+                let _ = tokio::time::timeout(SCARCITY_PAUSE, freed).await;
+            }
+            // The caller has gone before we came to it.
+            Ok(Err(_)) => {}
+        }
+    }
+}
+
+/// A newcomer at the control socket: checked before its first byte is read.
+fn greet(service: &Arc<Service>, stream: UnixStream) {
+    let Ok(peer) = net::credentials(&stream) else {
+        return;
+    };
+    if !process::same_user(peer.uid) || stream.set_nonblocking(true).is_err() {
+        return;
+    }
+    let mut assembler = Assembler::default();
+    match assembler.read(|buffer| io::Read::read(&mut &stream, buffer)) {
+        Ok(Some(Frame::Join)) => service.admit(Waiting { stream, peer }),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let task = listen_to(service.clone(), stream, peer, assembler);
+            service.runtime.spawn(task);
+        }
+        // Not a request that we know, or gone: the end of the connection is the answer.
+        _ => {}
+    }
+}
+
+/// The same for a newcomer that has not said what it wants yet.
+async fn listen_to(
+    service: Arc<Service>,
+    stream: UnixStream,
+    peer: Credentials,
+    mut assembler: Assembler,
+) {
+    let Ok(stream) = tokio::net::UnixStream::from_std(stream) else {
+        return;
+    };
+    loop {
+        if stream.readable().await.is_err() {
+            return;
+        }
+        match assembler.read(|buffer| stream.try_read(buffer)) {
+            Ok(Some(Frame::Join)) => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+    }
+    if let Ok(stream) = stream.into_std() {
+        service.admit(Waiting { stream, peer });
+    }
+}
+
+/// Whether `accept` failed for want of descriptors or memory, which passes.
+pub(crate) fn is_scarcity(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
+    )
+}
+
+fn inode_of(path: &Path) -> Option<Inode> {
+    fs::look(path).ok().flatten().map(|facts| facts.inode)
+}
+
+/// Removes a name of ours, unless it is somebody else's by now.
+fn remove_if(path: &Path, ours: Option<Inode>) {
+    if ours.is_some() && inode_of(path) == ours {
+        // What cannot be removed is removed by the next starter.
+        let _ = std::fs::remove_file(path);
+    }
+}

@@ -1,0 +1,152 @@
+//! Locks, directories and plain files.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+/// What a name stands for, links not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Directory,
+    Symlink,
+    Socket,
+    Other,
+}
+
+/// The facts about a name or a descriptor that the checks need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) kind: Kind,
+    pub(crate) uid: u32,
+    /// Permission bits with set-id and sticky, without the file type.
+    pub(crate) mode: u32,
+    pub(crate) inode: Inode,
+    pub(crate) size: u64,
+}
+
+/// What tells one file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inode {
+    device: u64,
+    number: u64,
+}
+
+impl From<std::fs::Metadata> for Facts {
+    fn from(meta: std::fs::Metadata) -> Self {
+        let file_type = meta.file_type();
+        let kind = if file_type.is_file() {
+            Kind::File
+        } else if file_type.is_dir() {
+            Kind::Directory
+        } else if file_type.is_symlink() {
+            Kind::Symlink
+        } else if file_type.is_socket() {
+            Kind::Socket
+        } else {
+            Kind::Other
+        };
+        Self {
+            kind,
+            uid: meta.uid(),
+            mode: meta.mode() & 0o7777,
+            inode: Inode {
+                device: meta.dev(),
+                number: meta.ino(),
+            },
+            size: meta.len(),
+        }
+    }
+}
+
+/// `lstat`; `None` where there is nothing of that name.
+pub(crate) fn look(path: &Path) -> io::Result<Option<Facts>> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) => Ok(Some(meta.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `fstat`.
+pub(crate) fn facts_of(file: &File) -> io::Result<Facts> {
+    file.metadata().map(Facts::from)
+}
+
+/// `mkdir` with exactly 0700, whatever the umask. An existing name is not an error here: the caller checks it.
+pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a private file of ours, creating it with exactly 0600. Never follows a link in the last component, and never
+/// hangs on a FIFO.
+pub(crate) fn open_private(path: &Path, append: bool) -> io::Result<File> {
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits())
+        .map_err(io::Error::other)?;
+    let mut options = File::options();
+    options
+        .read(true)
+        .write(!append)
+        .append(append)
+        .mode(0o600)
+        .custom_flags(flags);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            // The umask may have taken bits away; nobody else can have opened a file that is seen first by us.
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens an existing file for reading, with the same care.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits())
+        .map_err(io::Error::other)?;
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+/// `flock(LOCK_EX | LOCK_NB)`: whether this open file description holds the lock now.
+pub(crate) fn try_lock(file: impl AsFd) -> io::Result<bool> {
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Opens a directory and takes a shared flock on it, which keeps cleaners of temporary files out of it.
+pub(crate) fn hold_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(path, flags, Mode::empty())?;
+    rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared)?;
+    Ok(dir)
+}
+
+/// A descriptor of a directory that only serves to name files below it.
+#[cfg(target_os = "linux")]
+pub(crate) fn directory_handle(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Whether a path holds a byte that no system call takes.
+pub(crate) fn has_nul(text: &OsStr) -> bool {
+    text.as_bytes().contains(&0)
+}

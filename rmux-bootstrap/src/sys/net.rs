@@ -1,0 +1,287 @@
+//! Unix sockets: addresses of any length, connects that never block the executor, descriptors in messages.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketType,
+};
+
+/// The longest path that a socket address carries, without its closing NUL.
+#[cfg(target_os = "linux")]
+pub(crate) const ADDRESS_MAX: usize = 107;
+/// The longest path that a socket address carries, without its closing NUL.
+#[cfg(not(target_os = "linux"))]
+pub(crate) const ADDRESS_MAX: usize = 103;
+
+/// As long as the system allows: a herd must queue, not bounce. The kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// A socket address. Where the path does not fit, it goes through a descriptor of its directory, which lives as long
+/// as the address does.
+struct Address {
+    address: SocketAddrUnix,
+    _directory: Option<OwnedFd>,
+}
+
+fn address(path: &Path) -> io::Result<Address> {
+    if path.as_os_str().len() <= ADDRESS_MAX {
+        return Ok(Address {
+            address: SocketAddrUnix::new(path)?,
+            _directory: None,
+        });
+    }
+    long_address(path)
+}
+
+#[cfg(target_os = "linux")]
+fn long_address(path: &Path) -> io::Result<Address> {
+    use std::os::fd::AsRawFd;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let directory = super::fs::directory_handle(parent)?;
+    let mut short = std::ffi::OsString::from(format!("/proc/self/fd/{}/", directory.as_raw_fd()));
+    short.push(name);
+    Ok(Address {
+        address: SocketAddrUnix::new(Path::new(&short))?,
+        _directory: Some(directory),
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn long_address(_: &Path) -> io::Result<Address> {
+    Err(rustix::io::Errno::NAMETOOLONG.into())
+}
+
+fn stream_socket(nonblocking: bool) -> io::Result<OwnedFd> {
+    #[cfg(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "illumos"
+    ))]
+    {
+        use rustix::net::SocketFlags;
+        let mut flags = SocketFlags::CLOEXEC;
+        flags.set(SocketFlags::NONBLOCK, nonblocking);
+        Ok(rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            flags,
+            None,
+        )?)
+    }
+    #[cfg(not(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "illumos"
+    )))]
+    {
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&socket, nonblocking)?;
+        Ok(socket)
+    }
+}
+
+/// What a connect that does not wait came to.
+#[derive(Debug)]
+pub(crate) enum Reached {
+    /// In the listener's queue. It proves nothing about the process behind it.
+    Queued(UnixStream),
+    /// No such name, or nobody listens there.
+    Nobody,
+    /// Somebody listens and the queue is full. (On macOS and the BSDs this cannot be told from `Nobody`.)
+    Full,
+}
+
+/// A connect that never waits; the stream is non-blocking.
+pub(crate) fn connect(path: &Path) -> io::Result<Reached> {
+    use rustix::io::Errno;
+    let target = match address(path) {
+        Ok(target) => target,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reached::Nobody),
+        Err(error) => return Err(error),
+    };
+    let socket = stream_socket(true)?;
+    loop {
+        return match rustix::net::connect(&socket, &target.address) {
+            Ok(()) => Ok(Reached::Queued(socket.into())),
+            Err(Errno::INTR) => continue,
+            Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(Reached::Nobody),
+            Err(Errno::AGAIN) => Ok(Reached::Full),
+            Err(errno) => Err(errno.into()),
+        };
+    }
+}
+
+/// A connect that waits for room in the listener's queue, `patience` at most. For a thread of its own: Linux has
+/// nothing to poll here.
+pub(crate) fn connect_waiting(path: &Path, patience: Duration) -> io::Result<Reached> {
+    use rustix::io::Errno;
+    let target = address(path)?;
+    let socket = stream_socket(false)?;
+    rustix::net::sockopt::set_socket_timeout(
+        &socket,
+        rustix::net::sockopt::Timeout::Send,
+        Some(patience),
+    )?;
+    match rustix::net::connect(&socket, &target.address) {
+        Ok(()) => {
+            let stream = UnixStream::from(socket);
+            stream.set_write_timeout(None)?;
+            stream.set_nonblocking(true)?;
+            Ok(Reached::Queued(stream))
+        }
+        Err(Errno::NOENT | Errno::CONNREFUSED | Errno::CONNRESET) => Ok(Reached::Nobody),
+        Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(Reached::Full),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Binds at `path` and listens; the socket's mode is 0600 before the first connect can succeed. Non-blocking.
+pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
+    let target = address(path)?;
+    let socket = stream_socket(true)?;
+    rustix::net::bind(&socket, &target.address)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listen_again(&socket)?;
+    Ok(socket)
+}
+
+/// `listen`, by the process that serves from now on: the kernel shows peers the credentials of the last caller.
+pub(crate) fn listen_again(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, BACKLOG)?)
+}
+
+/// Refuses newcomers at once and atomically; what is queued can still be accepted.
+pub(crate) fn refuse_newcomers(listener: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::shutdown(listener, Shutdown::Read)?)
+}
+
+/// The process on the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) pid: Option<u32>,
+}
+
+/// `SO_PEERCRED`.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
+    // Read as plain numbers: the pid is 0 where the peer lives in another pid namespace.
+    use std::os::fd::AsRawFd;
+    let mut raw = libc::ucred {
+        pid: 0,
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
+    let mut length =
+        libc::socklen_t::try_from(size_of::<libc::ucred>()).map_err(io::Error::other)?;
+    // SAFETY: `raw` and `length` are live, and `length` is the size of `raw`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut raw).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Credentials {
+        uid: raw.uid,
+        gid: raw.gid,
+        pid: u32::try_from(raw.pid).ok().filter(|pid| *pid != 0),
+    })
+}
+
+/// `getpeereid`, which knows no pid.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
+    use std::os::fd::AsRawFd;
+    let (mut uid, mut gid) = (u32::MAX, u32::MAX);
+    // SAFETY: both pointers are to live variables of the types that the call writes.
+    let result =
+        unsafe { libc::getpeereid(socket.as_fd().as_raw_fd(), &raw mut uid, &raw mut gid) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Credentials {
+        uid,
+        gid,
+        pid: None,
+    })
+}
+
+/// Two connected sockets.
+pub(crate) fn pair() -> io::Result<(UnixStream, UnixStream)> {
+    UnixStream::pair()
+}
+
+/// The most descriptors that one message carries.
+const FDS_MAX: usize = 2;
+
+/// Sends `bytes` with the descriptors attached.
+pub(crate) fn send_with_fds(
+    socket: impl AsFd,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut ancillary,
+        SendFlags::empty(),
+    )?;
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// Receives what [`send_with_fds`] sent, without waiting; every descriptor is close-on-exec.
+pub(crate) fn receive_with_fds(
+    socket: impl AsFd,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(bytes)],
+        &mut ancillary,
+        RecvFlags::DONTWAIT,
+    )?;
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    for fd in &fds {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+    }
+    Ok((received.bytes, fds))
+}

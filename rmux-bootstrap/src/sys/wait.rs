@@ -1,0 +1,22 @@
+//! Waiting for descriptors without a runtime.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+/// Waits until one of `fds` is readable or has ended; `None` waits for ever. Whether one is, before time was up.
+pub(crate) fn readable(fds: &[BorrowedFd<'_>], patience: Option<Duration>) -> io::Result<bool> {
+    let mut polled: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+    match rustix::event::poll(&mut polled, patience.as_ref()) {
+        Ok(ready) => Ok(ready > 0),
+        // The caller looks again and computes its patience anew.
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}

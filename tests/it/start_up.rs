@@ -1,0 +1,194 @@
+//! A daemon that dies, dawdles or hangs before it is ready, and what its callers are told.
+
+use std::thread;
+use std::time::Duration;
+
+use rmux_bootstrap_tests::{Answer, Running, Sandbox, eventually, process};
+use rustix::process::Signal;
+
+use crate::sandbox;
+
+const LONG: Duration = Duration::from_secs(30);
+const SHORT: Duration = Duration::from_millis(700);
+
+/// Far below [`LONG`], and far above what a busy machine adds.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+#[track_caller]
+fn crash_is_told(step: &str, reason: &str, last_words: &str) {
+    let sandbox = sandbox();
+    let answer = sandbox.call(&["pid"]).deadline(LONG).init(step).run();
+    answer.assert_error_tells(&[
+        "DaemonExited",
+        reason,
+        last_words,
+        &format!("pid {}", sandbox.starts()[0]),
+        &sandbox.log().display().to_string(),
+    ]);
+    assert!(answer.took < AT_ONCE, "told after {:?}", answer.took);
+    assert_eq!(sandbox.starts().len(), 1);
+    let (_, owner) = sandbox.pid();
+    assert!(owner, "the next call just works");
+}
+
+#[test]
+fn a_panic_in_start_up_is_told_at_once_with_its_message() {
+    crash_is_told("panic", "exit status: 101", "fails on purpose");
+}
+
+#[test]
+fn an_exit_in_start_up_is_told_at_once_with_its_status() {
+    crash_is_told("exit3", "exit status: 3", "start-up step exit3");
+}
+
+#[test]
+fn an_abort_in_start_up_is_told_at_once_with_its_signal() {
+    crash_is_told("abort", "signal: 6", "start-up step abort");
+}
+
+#[test]
+fn a_kill_in_start_up_is_told_at_once_with_its_signal() {
+    crash_is_told("kill9", "signal: 9", "start-up step kill9");
+}
+
+#[test]
+fn a_server_that_returns_without_accepting_has_died_in_start_up() {
+    crash_is_told("return", "exit status: 0", "start-up step return");
+}
+
+/// Starts callers whose daemon stands at the gate, and returns when every one of them waits for it.
+fn waiters(sandbox: &Sandbox, count: usize, init: &str) -> Vec<Running> {
+    let waiters = (0..count)
+        .map(|_| sandbox.call(&["pid"]).deadline(LONG).init(init).start())
+        .collect();
+    // Each waits on a connection of its own, which the kernel lists.
+    eventually("every caller waits on the control socket", || {
+        process::connections(&sandbox.control()) >= count
+    });
+    waiters
+}
+
+fn answers(waiters: Vec<Running>) -> Vec<Answer> {
+    waiters.into_iter().map(Running::finish).collect()
+}
+
+#[test]
+fn a_crash_before_sixteen_waiters_is_one_crash() {
+    let sandbox = sandbox();
+    let waiters = waiters(&sandbox, 16, "gate,exit3");
+    sandbox.open_gate();
+    for answer in answers(waiters) {
+        answer.assert_error_tells(&["DaemonExited", "exit status: 3", "start-up step exit3"]);
+    }
+    assert_eq!(sandbox.starts().len(), 1, "a launch per waiter");
+}
+
+#[test]
+fn all_who_wait_for_a_slow_start_are_served_by_the_one_daemon() {
+    let sandbox = sandbox();
+    let waiters = waiters(&sandbox, 16, "gate");
+    sandbox.open_gate();
+    let pids: Vec<_> = answers(waiters).iter().map(Answer::pid).collect();
+    let starts = sandbox.starts();
+    assert_eq!(starts.len(), 1);
+    assert!(pids.iter().all(|&(pid, _)| pid == starts[0]), "{pids:?}");
+    assert_eq!(pids.iter().filter(|&&(_, owner)| owner).count(), 1);
+}
+
+#[test]
+fn a_start_that_outlasts_the_deadline_is_reported_and_left_to_finish() {
+    let sandbox = sandbox();
+    let impatient = sandbox
+        .call(&["pid"])
+        .deadline(SHORT)
+        .init("gate")
+        .env("FIXTURE_PROGRESS", "loading index 40 %")
+        .run();
+    let starts = sandbox.starts();
+    assert_eq!(starts.len(), 1, "{impatient:#?}");
+    let pid = starts[0].to_string();
+    impatient.assert_error_tells(&["DaemonBusy", "still starting", "loading index 40 %", &pid]);
+    assert!(
+        impatient.took >= SHORT,
+        "gave up after {:?}",
+        impatient.took
+    );
+    assert!(impatient.took < SHORT + AT_ONCE, "{:?}", impatient.took);
+
+    let second = sandbox.call(&["pid"]).deadline(SHORT).run();
+    second.assert_error_tells(&["DaemonBusy", "still starting", "loading index 40 %", &pid]);
+
+    sandbox.open_gate();
+    assert_eq!(sandbox.pid(), (starts[0], false));
+    assert_eq!(sandbox.starts(), starts);
+}
+
+#[test]
+fn a_daemon_stopped_in_start_up_is_named_at_the_deadline_and_joined_when_it_goes_on() {
+    let sandbox = sandbox();
+    let answer = sandbox.call(&["pid"]).deadline(SHORT).init("stop").run();
+    let starts = sandbox.starts();
+    assert_eq!(starts.len(), 1, "{answer:#?}");
+    answer.assert_error_tells(&["DaemonBusy", &starts[0].to_string()]);
+
+    assert!(sandbox.signal(starts[0], Signal::CONT));
+    assert_eq!(sandbox.pid(), (starts[0], false));
+    assert_eq!(sandbox.starts(), starts);
+}
+
+fn stop(sandbox: &Sandbox, pid: u32) {
+    assert!(sandbox.signal(pid, Signal::STOP));
+    // The signal takes effect when the process is next scheduled.
+    eventually("the daemon is stopped", || process::state(pid) == Some('T'));
+}
+
+#[test]
+fn a_stopped_daemon_is_named_at_the_deadline_and_never_replaced() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    stop(&sandbox, pid);
+
+    let answer = sandbox.call(&["pid"]).deadline(SHORT).run();
+    answer.assert_error_tells(&["DaemonBusy", &pid.to_string()]);
+    assert!(answer.took >= SHORT, "gave up after {:?}", answer.took);
+    assert!(answer.took < SHORT + AT_ONCE, "{:?}", answer.took);
+
+    assert!(sandbox.signal(pid, Signal::CONT));
+    assert_eq!(sandbox.pid(), (pid, false));
+    assert_eq!(sandbox.starts(), [pid]);
+}
+
+#[test]
+fn a_full_queue_means_busy_and_never_stale() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    stop(&sandbox, pid);
+    let mut fillers = Vec::new();
+    for socket in [sandbox.control(), sandbox.socket()] {
+        let path = socket.to_str().expect("a path in UTF-8");
+        let filler = sandbox.call(&["fill", path]).with_input().start();
+        // It prints when the queue is full, or ends when it has too few descriptors for that.
+        eventually("the queue is full", || {
+            !filler.printed().is_empty() || !process::is_running(filler.id())
+        });
+        if filler.printed().is_empty() {
+            println!("skipped: cannot fill the queue: {}", filler.finish().stderr);
+            return;
+        }
+        fillers.push(filler);
+    }
+
+    let answer = sandbox.call(&["pid"]).deadline(SHORT).run();
+    answer.assert_error_tells(&["DaemonBusy", &pid.to_string()]);
+    assert!(answer.took < SHORT + AT_ONCE, "{:?}", answer.took);
+
+    // Who waits when the queue drains is served, without a second daemon.
+    let waiting = thread::scope(|scope| {
+        let waiting = scope.spawn(|| sandbox.call(&["pid"]).deadline(LONG).run());
+        drop(fillers);
+        assert!(sandbox.signal(pid, Signal::CONT));
+        waiting.join().expect("wait for the caller")
+    });
+    assert_eq!(waiting.pid(), (pid, false));
+    assert_eq!(sandbox.starts(), [pid]);
+}

@@ -1,0 +1,13 @@
+//! A `main` that does not return.
+
+#![deny(warnings)]
+
+use rmux_bootstrap::{Role, rmux_daemon};
+
+#[rmux_daemon(socket = "never")]
+async fn main(role: Role) -> ! {
+    match role {
+        Role::Server(_) => std::process::exit(1),
+        Role::Client(_) => std::process::exit(0),
+    }
+}
