@@ -121,12 +121,20 @@ fn adopt(version: &str) -> io::Result<(Foundation, Endpoint)> {
 fn foreground(endpoint: &Endpoint, version: &str) -> Foundation {
     match claim(endpoint, version) {
         Ok(Some(foundation)) => foundation,
-        Ok(None) => give_up(
-            EXIT_RUNNING,
-            format_args!("a daemon is running at {} already", endpoint.label()),
-        ),
+        Ok(None) => give_up(EXIT_RUNNING, running(endpoint)),
         Err(error) => give_up(EXIT_NO_ENDPOINT, error),
     }
+}
+
+fn running(endpoint: &Endpoint) -> String {
+    let Ok(location) = endpoint.locate() else {
+        return "a daemon is running already".to_owned();
+    };
+    let pid = fs::open_to_read(&location.lock).map_or(0, |lock| Record::read(&lock).pid);
+    format!(
+        "{}: a daemon (pid {pid}) is running already; stop it first",
+        location.socket.display()
+    )
 }
 
 fn claim(endpoint: &Endpoint, version: &str) -> Result<Option<Foundation>, StartupError> {
@@ -140,8 +148,11 @@ fn claim(endpoint: &Endpoint, version: &str) -> Result<Option<Foundation>, Start
     if let Reached::Queued(_) | Reached::Full = net::connect(control).map_err(failed("probe"))? {
         return Ok(None);
     }
-    clear_stale(&location)?;
-    let generation = Record::read(&lock).generation + 1;
+    let last = Record::read(&lock);
+    if !clear_stale(&location, &last)? {
+        return Ok(None);
+    }
+    let generation = last.generation + 1;
     let record = starting_record(generation, version, location.log.clone());
     record.write(&lock).map_err(|source| {
         StartupError::filesystem("write the start-up record", &location.lock, source)

@@ -187,7 +187,7 @@ impl Daemon {
     }
 
     fn begin(&self, foundation: Foundation, runtime: &Runtime) -> Arc<Service> {
-        match Service::begin(foundation, self.grace, runtime.handle().clone()) {
+        match Service::begin(foundation, self.grace, runtime.handle()) {
             Ok(service) => service,
             Err(error) => give_up(
                 EXIT_NO_RUNTIME,

@@ -92,7 +92,7 @@ impl Service {
     pub(crate) fn begin(
         foundation: Foundation,
         grace: Duration,
-        runtime: Runtime,
+        runtime: &Runtime,
     ) -> io::Result<Arc<Self>> {
         let Foundation {
             briefing,
@@ -181,18 +181,21 @@ impl Service {
         // Before the first caller can know of us: from here on a signal closes, it does not kill.
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        let listener = UnixListener::from(net::listen(path).map_err(context)?);
-        let public = Public {
-            inode: inode_of(path),
-            listener: Arc::new(readiness::listener(listener)?),
-        };
         {
             let mut state = self.state();
-            state.public = Some(public);
+            if self.stage() != Stage::Starting {
+                // Closed from elsewhere before it came to this.
+                return Ok(());
+            }
+            let listener = UnixListener::from(net::listen(path).map_err(context)?);
+            state.public = Some(Public {
+                inode: inode_of(path),
+                listener: Arc::new(readiness::listener(listener)?),
+            });
             state.progress = None;
             self.write_phase(&mut state, Phase::Ready, "");
+            self.stage.send_replace(Stage::Ready);
         }
-        self.stage.send_replace(Stage::Ready);
         for (mut signal, name) in [(terminate, "SIGTERM"), (interrupt, "SIGINT")] {
             let service = self.clone();
             self.runtime.spawn(async move {

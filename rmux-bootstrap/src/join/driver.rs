@@ -15,7 +15,7 @@ use std::os::unix::process::ExitStatusExt;
 use super::frame::{Assembler, Frame, Identity};
 use super::record::{Phase, Record};
 use super::room::Room;
-use super::step::{Event, Join, Op, Verdict};
+use super::step::{Event, Hold, Join, Op, Verdict};
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
@@ -181,7 +181,7 @@ impl<'a> Driver<'a> {
             match self.perform()? {
                 Turn::Came(event) => {
                     self.join.step(event);
-                    if !self.join.keeps_lock() && !self.join.is_starter() {
+                    if self.join.hold() == Hold::Nothing {
                         self.start = None;
                     }
                 }
@@ -207,19 +207,16 @@ impl<'a> Driver<'a> {
             Op::Listen => self.listen()?,
             Op::Spawn => self.spawn()?,
             Op::RecordFailure => self.record_failure(),
-            Op::Release => {
-                self.start = None;
-                Event::Done
-            }
-            Op::Pause => match self.pause.take() {
-                // Waited: see `woken`.
-                Some(Duration::ZERO) => Event::Done,
-                _ => {
+            Op::Pause => {
+                // `woken` leaves zero where the pause has been waited for.
+                if self.pause.take() == Some(Duration::ZERO) {
+                    Event::Done
+                } else {
                     self.pause = Some((PAUSE_FIRST * (1 << self.pauses.min(5))).min(PAUSE_LAST));
                     self.pauses += 1;
                     return Ok(Turn::Wait);
                 }
-            },
+            }
             Op::Finish(_) => Event::Done,
         };
         Ok(Turn::Came(came))
@@ -404,8 +401,12 @@ impl<'a> Driver<'a> {
     }
 
     fn clear_stale(&mut self) -> Result<Event, StartupError> {
-        clear_stale(self.location)?;
-        Ok(Event::Done)
+        let record = &self.record;
+        Ok(if clear_stale(self.location, record)? {
+            Event::Done
+        } else {
+            Event::Occupied
+        })
     }
 
     fn record_start(&mut self) -> Result<Event, StartupError> {
@@ -522,6 +523,19 @@ impl<'a> Driver<'a> {
                 waited,
             };
         }
+        let held_by_nobody_we_know = !matches!(
+            self.record.phase,
+            Phase::Starting | Phase::Ready | Phase::Closing
+        );
+        if self.join.op() == Op::Pause && held_by_nobody_we_know {
+            return StartupError::Lock {
+                path: self.location.lock.clone(),
+                source: io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("held by another process for {waited:.1?}"),
+                ),
+            };
+        }
         let mut state = match (self.record.phase, self.join.op()) {
             (Phase::Starting, _) => "still starting".to_owned(),
             (Phase::Closing, _) => "still closing".to_owned(),
@@ -570,6 +584,11 @@ impl<'a> Driver<'a> {
     }
 
     async fn wait(&mut self) -> io::Result<()> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(io::Error::other(
+                "no tokio runtime here: use the `_blocking` method",
+            ));
+        }
         if self.join.op() == Op::AwaitReady {
             self.line = match self.line.take() {
                 Some((Line::Std(stream), gid)) => {
@@ -618,35 +637,39 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// Holding the lock: removes the sockets that a dead daemon left, and only what nobody answers at.
-pub(crate) fn clear_stale(location: &Location) -> Result<(), StartupError> {
+/// Holding the lock: removes the sockets that a dead daemon left, and only what nobody answers at. `false`: the daemon of
+/// this record is on its way out and has not closed its sockets yet.
+pub(crate) fn clear_stale(location: &Location, record: &Record) -> Result<bool, StartupError> {
     for path in [&location.socket, &location.control] {
         if location::check_socket(path)?.is_none() {
             continue;
         }
-        match net::connect(path)
-            .map_err(|source| StartupError::filesystem("probe", path, source))?
-        {
+        let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
+        match net::connect(path).map_err(failed("probe"))? {
             Reached::Nobody => match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(StartupError::filesystem(
-                        "remove the stale socket",
-                        path,
-                        error,
-                    ));
+                    return Err(failed("remove the stale socket")(error));
                 }
                 _ => {}
             },
-            Reached::Queued(_) | Reached::Full => {
+            Reached::Full => return Ok(false),
+            // The end of a process closes its descriptors one after the other, and the lock was first.
+            Reached::Queued(stream)
+                if net::credentials(&stream)
+                    .is_ok_and(|peer| peer.pid.is_none_or(|pid| pid == record.pid)) =>
+            {
+                return Ok(false);
+            }
+            Reached::Queued(_) => {
                 let taken = io::Error::new(
                     io::ErrorKind::AddrInUse,
                     "a process that does not hold the start-up lock listens there; stop it first",
                 );
-                return Err(StartupError::filesystem("take over", path, taken));
+                return Err(failed("take over")(taken));
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The record of a start that this process makes.

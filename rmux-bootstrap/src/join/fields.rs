@@ -19,8 +19,8 @@ impl Writer {
         self
     }
 
-    pub(crate) fn number(self, key: &str, value: impl ToString) -> Self {
-        self.field(key, value.to_string())
+    pub(crate) fn number(self, key: &str, value: impl Copy + std::fmt::Display) -> Self {
+        self.field(key, format!("{value}"))
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {

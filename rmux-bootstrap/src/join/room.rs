@@ -54,8 +54,8 @@ fn connect(
         let left = ends.map_or(SLICE, |ends| ends.saturating_duration_since(Instant::now()));
         let slice = left.min(SLICE).max(Duration::from_millis(1));
         let result = net::connect_waiting(path, slice);
-        let try_again = matches!(result, Ok(Reached::Full)) && left > SLICE
-            || matches!(result, Ok(Reached::Full)) && ends.is_none();
+        let time_is_left = ends.is_none() || left > SLICE;
+        let try_again = matches!(result, Ok(Reached::Full)) && time_is_left;
         if try_again && !abandoned(signal) {
             continue;
         }

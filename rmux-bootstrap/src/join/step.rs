@@ -31,8 +31,6 @@ pub(crate) enum Op {
     Spawn,
     /// The child is dead and had never been ready: write that down.
     RecordFailure,
-    /// Give up the lock, the listener and the child's watch.
-    Release,
     /// Somebody holds the lock and nobody listens: one of the three short gaps. Pause, longer with each try.
     Pause,
     /// The call is over.
@@ -59,6 +57,8 @@ pub(crate) enum Event {
     Done,
     /// The connection is in the listener's queue.
     Connected,
+    /// Holding the lock: a daemon that is just leaving still listens at the public socket.
+    Occupied,
     /// There is no such socket, or nobody listens at it.
     Nobody,
     /// Somebody listens, and the queue is full.
@@ -79,17 +79,24 @@ pub(crate) enum Event {
     NoLock,
 }
 
+/// What a call holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Hold {
+    Nothing,
+    /// The lock; nothing has been spawned.
+    Lock,
+    /// The lock, and a child that holds it too.
+    Child,
+}
+
 /// Where a call stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Join {
     may_start: bool,
-    /// We hold the lock, or have a child that holds it.
-    starter: bool,
+    hold: Hold,
     /// A start was under way during this call: if it failed, that failure is ours to report, and not to repeat.
     awaited: bool,
-    /// The lock is ours and nothing has been spawned.
-    locked: bool,
-    last: Op,
+    due: Op,
 }
 
 impl Join {
@@ -97,115 +104,101 @@ impl Join {
     pub(crate) fn new(may_start: bool) -> Self {
         Self {
             may_start,
-            starter: false,
+            hold: Hold::Nothing,
             awaited: false,
-            locked: false,
-            last: Op::Connect,
+            due: Op::Connect,
         }
     }
 
     /// The operation that is due.
     pub(crate) fn op(&self) -> Op {
-        self.last
+        self.due
     }
 
-    /// Whether a child of ours is starting.
-    pub(crate) fn is_starter(&self) -> bool {
-        self.starter
+    /// What the driver may keep; it lets go of everything as soon as this says `Nothing`.
+    pub(crate) fn hold(&self) -> Hold {
+        self.hold
     }
 
     /// What to do after `event` came of the operation that was due.
-    pub(crate) fn step(&mut self, event: Event) -> Op {
-        self.last = self.after(event);
-        self.last
+    pub(crate) fn step(&mut self, event: Event) {
+        self.due = match self.due {
+            Op::Connect | Op::AwaitRoom => self.after_connect(event),
+            Op::AwaitReady | Op::AwaitChild => self.after_wait(event),
+            Op::ReadRecord => self.after_record(event),
+            Op::TryLock => self.after_lock(event),
+            Op::Pause => Op::Connect,
+            Op::ClearStale if event == Event::Occupied => self.let_go(Op::Pause),
+            Op::ClearStale => Op::RecordStart,
+            Op::RecordStart => Op::Listen,
+            Op::Listen => Op::Spawn,
+            Op::Spawn => {
+                self.hold = Hold::Child;
+                Op::AwaitReady
+            }
+            Op::RecordFailure => Op::Finish(Verdict::Died),
+            Op::Finish(verdict) => Op::Finish(verdict),
+        };
     }
 
-    fn after(&mut self, event: Event) -> Op {
-        match (self.last, event) {
-            (Op::Connect | Op::AwaitRoom, Event::Connected) if self.locked && !self.starter => {
-                // Somebody lives here without the lock (its file was removed): join, do not start a second one.
-                self.release(Op::AwaitReady)
-            }
-            (Op::Connect | Op::AwaitRoom, Event::Connected) => Op::AwaitReady,
-            (Op::Connect, Event::Full) if self.locked => self.release(Op::AwaitRoom),
-            (Op::Connect | Op::AwaitRoom, Event::Full) => Op::AwaitRoom,
-            (Op::Connect, Event::Nobody) if self.starter => Op::AwaitChild,
-            (Op::Connect, Event::Nobody) if self.locked => Op::ClearStale,
-            (Op::Connect | Op::AwaitRoom, Event::Nobody) => Op::TryLock,
+    fn after_connect(&mut self, event: Event) -> Op {
+        match event {
+            // Under the lock: somebody lives here without it (its file was removed), or is just leaving. Join that one, do
+            // not start a second.
+            Event::Connected => self.let_go(Op::AwaitReady),
+            Event::Full => self.let_go(Op::AwaitRoom),
+            _ if self.hold == Hold::Lock => Op::ClearStale,
+            _ => Op::TryLock,
+        }
+    }
 
-            (Op::AwaitReady, Event::Ready) if self.starter => Op::Finish(Verdict::Started),
-            (Op::AwaitReady, Event::Ready) => Op::Finish(Verdict::Joined),
-            (Op::AwaitReady, Event::Gone) if self.starter => Op::AwaitChild,
-            (Op::AwaitReady, Event::Gone) => {
+    fn after_wait(&mut self, event: Event) -> Op {
+        match event {
+            Event::Ready if self.hold == Hold::Child => Op::Finish(Verdict::Started),
+            Event::Ready => Op::Finish(Verdict::Joined),
+            Event::ChildEnded => Op::ReadRecord,
+            _ if self.hold == Hold::Child => Op::AwaitChild,
+            _ => {
                 // Connected means that a daemon or its starter lived: a failure that is on record now is one that we
                 // were waiting for.
                 self.awaited = true;
                 Op::ReadRecord
             }
-            (Op::AwaitReady | Op::AwaitChild, Event::ChildEnded) => Op::ReadRecord,
-
-            (Op::ReadRecord, Event::Record(Phase::Starting | Phase::Unknown)) if self.starter => {
-                Op::RecordFailure
-            }
-            // It had been ready and left: nothing failed, go again.
-            (Op::ReadRecord, Event::Record(_)) if self.starter => Op::Release,
-            (Op::ReadRecord, Event::Record(Phase::Failed)) => Op::Finish(Verdict::Died),
-            (Op::ReadRecord, Event::Record(_)) => Op::TryLock,
-            (Op::RecordFailure, Event::Done) => Op::Finish(Verdict::Died),
-
-            (Op::TryLock, Event::NoLock) => Op::Finish(Verdict::NotRunning),
-            (Op::TryLock, Event::Locked(Phase::Failed) | Event::LockBusy(Phase::Failed))
-                if self.awaited =>
-            {
-                Op::Finish(Verdict::Died)
-            }
-            (Op::TryLock, Event::Locked(_)) if !self.may_start => Op::Finish(Verdict::NotRunning),
-            (Op::TryLock, Event::Locked(_)) => {
-                self.locked = true;
-                Op::Connect
-            }
-            (Op::TryLock, Event::LockBusy(phase)) => {
-                self.awaited |= phase == Phase::Starting;
-                Op::Pause
-            }
-            (Op::Pause, _) => Op::Connect,
-
-            (Op::ClearStale, _) => Op::RecordStart,
-            (Op::RecordStart, _) => Op::Listen,
-            (Op::Listen, _) => Op::Spawn,
-            (Op::Spawn, _) => {
-                self.starter = true;
-                Op::AwaitReady
-            }
-            (Op::Release, _) => {
-                self.starter = false;
-                self.locked = false;
-                Op::Connect
-            }
-            // Nothing else can come of the operation: look afresh, which is always right.
-            (Op::Finish(verdict), _) => Op::Finish(verdict),
-            (
-                Op::AwaitRoom
-                | Op::AwaitReady
-                | Op::AwaitChild
-                | Op::ReadRecord
-                | Op::TryLock
-                | Op::RecordFailure
-                | Op::Connect,
-                _,
-            ) => Op::Connect,
         }
     }
 
-    /// The driver lets go of the lock whenever `locked` is false and nothing was spawned.
-    fn release(&mut self, next: Op) -> Op {
-        self.locked = false;
-        next
+    fn after_record(&mut self, event: Event) -> Op {
+        match event {
+            Event::Record(Phase::Starting | Phase::Unknown) if self.hold == Hold::Child => {
+                Op::RecordFailure
+            }
+            // It had been ready and left: nothing failed, go again.
+            _ if self.hold == Hold::Child => self.let_go(Op::Connect),
+            Event::Record(Phase::Failed) => Op::Finish(Verdict::Died),
+            _ => Op::TryLock,
+        }
     }
 
-    /// Whether the driver may keep the lock that it took.
-    pub(crate) fn keeps_lock(&self) -> bool {
-        self.locked
+    fn after_lock(&mut self, event: Event) -> Op {
+        match event {
+            Event::Locked(Phase::Failed) | Event::LockBusy(Phase::Failed) if self.awaited => {
+                Op::Finish(Verdict::Died)
+            }
+            Event::Locked(_) if self.may_start => {
+                self.hold = Hold::Lock;
+                Op::Connect
+            }
+            Event::Locked(_) | Event::NoLock => Op::Finish(Verdict::NotRunning),
+            _ => {
+                self.awaited |= event == Event::LockBusy(Phase::Starting);
+                Op::Pause
+            }
+        }
+    }
+
+    fn let_go(&mut self, next: Op) -> Op {
+        self.hold = Hold::Nothing;
+        next
     }
 }
 
@@ -216,7 +209,10 @@ mod tests {
     fn run(may_start: bool, events: &[Event]) -> Vec<Op> {
         let mut join = Join::new(may_start);
         let mut ops = vec![join.op()];
-        ops.extend(events.iter().map(|event| join.step(*event)));
+        ops.extend(events.iter().map(|event| {
+            join.step(*event);
+            join.op()
+        }));
         ops
     }
 
@@ -313,7 +309,7 @@ mod tests {
             join.step(event);
         }
         assert_eq!(join.op(), Op::AwaitReady);
-        assert!(!join.keeps_lock());
+        assert_eq!(join.hold(), Hold::Nothing);
     }
 
     #[test]
