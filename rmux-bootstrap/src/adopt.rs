@@ -5,8 +5,8 @@ use std::process::exit;
 
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
-use crate::join::driver::{clear_stale, starting_record};
 use crate::join::record::Record;
+use crate::join::start::{clear_stale, starting_record};
 use crate::launch::{Briefing, MARKER};
 use crate::lock::{self, Attempt};
 use crate::service::Foundation;

@@ -77,7 +77,8 @@ impl Daemon {
         self
     }
 
-    /// After how long with nothing connected the daemon leaves; never by default. Stored; not acted upon yet.
+    /// After how long with nothing connected and no [`KeepAlive`](crate::KeepAlive) the daemon leaves; never by default.
+    /// Zero: as soon as its first connection is over.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.idle_timeout = idle_timeout;
         self
@@ -187,7 +188,7 @@ impl Daemon {
     }
 
     fn begin(&self, foundation: Foundation, runtime: &Runtime) -> Arc<Service> {
-        match Service::begin(foundation, self.grace, runtime.handle()) {
+        match Service::begin(foundation, self.grace, self.idle_timeout, runtime.handle()) {
             Ok(service) => service,
             Err(error) => give_up(
                 EXIT_NO_RUNTIME,

@@ -61,6 +61,21 @@ pub(crate) enum Stage {
     Closing,
 }
 
+/// What keeps this daemon busy.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    open: usize,
+    keep_alives: usize,
+    /// Counts everything that came, so that a visit between two looks is seen.
+    visits: u64,
+}
+
+impl Load {
+    fn is_none(&self) -> bool {
+        self.open == 0 && self.keep_alives == 0
+    }
+}
+
 /// One daemon, for its whole life.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -69,10 +84,11 @@ pub(crate) struct Service {
     lock: File,
     control_inode: Option<Inode>,
     grace: Duration,
+    /// `Duration::MAX`: never.
+    idle_timeout: Duration,
     state: Mutex<State>,
     stage: watch::Sender<Stage>,
-    open: watch::Sender<usize>,
-    keep_alives: watch::Sender<usize>,
+    load: watch::Sender<Load>,
     /// The flocked directory, and where there is no pidfd the channel whose end tells our death: held for life.
     _held: Vec<OwnedFd>,
 }
@@ -92,6 +108,7 @@ impl Service {
     pub(crate) fn begin(
         foundation: Foundation,
         grace: Duration,
+        idle_timeout: Duration,
         runtime: &Runtime,
     ) -> io::Result<Arc<Self>> {
         let Foundation {
@@ -109,6 +126,7 @@ impl Service {
             runtime: runtime.clone(),
             lock,
             grace,
+            idle_timeout,
             state: Mutex::new(State {
                 record,
                 waiting: VecDeque::new(),
@@ -117,8 +135,7 @@ impl Service {
                 progress: None,
             }),
             stage: watch::Sender::new(Stage::Starting),
-            open: watch::Sender::new(0),
-            keep_alives: watch::Sender::new(0),
+            load: watch::Sender::new(Load::default()),
             _held: held,
         });
         let _context = runtime.enter();
@@ -196,6 +213,10 @@ impl Service {
             self.write_phase(&mut state, Phase::Ready, "");
             self.stage.send_replace(Stage::Ready);
         }
+        if self.idle_timeout != Duration::MAX {
+            self.runtime
+                .spawn(leave_when_idle(self.clone(), self.idle_timeout));
+        }
         for (mut signal, name) in [(terminate, "SIGTERM"), (interrupt, "SIGINT")] {
             let service = self.clone();
             self.runtime.spawn(async move {
@@ -229,10 +250,10 @@ impl Service {
     pub(crate) async fn finish(&self) {
         let served = self.stage() != Stage::Starting && self.public().is_some();
         self.close("main returned");
-        let mut open = self.open.subscribe();
+        let mut load = self.load.subscribe();
         let all_done = async {
             // An error would mean that the sender, which is ours, is gone.
-            let _ = open.wait_for(|open| *open == 0).await;
+            let _ = load.wait_for(|load| load.open == 0).await;
         };
         if self.grace == Duration::MAX {
             all_done.await;
@@ -310,28 +331,54 @@ impl Counted {
             service: service.clone(),
             connection,
         };
-        counted.counter().send_modify(|count| *count += 1);
+        counted.count(|count| count + 1, 1);
         counted
     }
 
-    fn counter(&self) -> &watch::Sender<usize> {
-        if self.connection {
-            &self.service.open
-        } else {
-            &self.service.keep_alives
-        }
+    fn count(&self, change: impl Fn(usize) -> usize, visits: u64) {
+        self.service.load.send_modify(|load| {
+            let count = if self.connection {
+                &mut load.open
+            } else {
+                &mut load.keep_alives
+            };
+            *count = change(*count);
+            load.visits += visits;
+        });
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.counter()
-            .send_modify(|count| *count = count.saturating_sub(1));
+        self.count(|count| count.saturating_sub(1), 0);
+    }
+}
+
+/// Closes the daemon once it has been without connections and keep-alives for `patience`.
+///
+/// Whoever comes while it closes loses nothing: the public socket's queue is still served, and a caller at the control
+/// socket goes on to the next daemon. So nothing needs to be asked before it closes, and nothing wakes up in between.
+async fn leave_when_idle(service: Arc<Service>, patience: Duration) {
+    let mut load = service.load.subscribe();
+    loop {
+        // Zero means: as soon as the first visit is over.
+        let quiet = |load: &Load| load.is_none() && (load.visits > 0 || !patience.is_zero());
+        if load.wait_for(quiet).await.is_err() {
+            return;
+        }
+        if patience.is_zero()
+            || tokio::time::timeout(patience, load.changed())
+                .await
+                .is_err()
+        {
+            service.close("idle");
+            return;
+        }
     }
 }
 
 async fn serve_control(service: Arc<Service>, control: AsyncFd<UnixListener>) {
-    let mut open = service.open.subscribe();
+    let mut load = service.load.subscribe();
     loop {
         let Ok(mut ready) = control.readable().await else {
             return;
@@ -341,7 +388,7 @@ async fn serve_control(service: Arc<Service>, control: AsyncFd<UnixListener>) {
             Ok(Ok((stream, _))) => greet(&service, stream),
             Ok(Err(error)) if is_scarcity(&error) => {
                 let freed = async {
-                    let _ = open.changed().await;
+                    let _ = load.changed().await;
                 };
                 let _ = tokio::time::timeout(SCARCITY_PAUSE, freed).await;
             }

@@ -3,8 +3,11 @@
 
 mod closing;
 mod cold_start;
+mod forms;
+mod idle;
 mod inheritance;
 mod leftovers;
+mod paths;
 mod start_up;
 mod trust;
 mod ui;

@@ -1,30 +1,27 @@
 //! Carries out what [`step`](super::step) says. One driver, two ways to wait: [`run_blocking`](Driver::run_blocking)
 //! needs no runtime, [`run`](Driver::run) is a future.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitStatus;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use std::os::unix::process::ExitStatusExt;
 
 use super::frame::{Assembler, Frame, Identity};
 use super::record::{Phase, Record};
 use super::room::Room;
+use super::start::{self, Start};
 use super::step::{Event, Hold, Join, Op, Verdict};
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
-use crate::launch::{self, Briefing};
 use crate::location::{self, Location};
 use crate::lock::{self, Attempt};
-use crate::log::Log;
 use crate::sys::net::{self, Reached};
-use crate::sys::process::{self, Watched};
+use crate::sys::process;
 use crate::sys::readiness;
 use crate::sys::wait;
 
@@ -61,25 +58,6 @@ impl Line {
         match self {
             Self::Std(stream) => stream.as_fd(),
             Self::Tokio(stream) => stream.as_fd(),
-        }
-    }
-}
-
-/// What this call has in its hands as a starter.
-#[derive(Debug)]
-struct Start {
-    lock: File,
-    record: Record,
-    listener: Option<OwnedFd>,
-    log: Option<Log>,
-    child: Option<Watched>,
-    status: Option<ExitStatus>,
-}
-
-impl Drop for Start {
-    fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            child.reap_later();
         }
     }
 }
@@ -202,10 +180,19 @@ impl<'a> Driver<'a> {
                 Event::Record(self.record.phase)
             }
             Op::TryLock => self.try_lock()?,
-            Op::ClearStale => self.clear_stale()?,
-            Op::RecordStart => self.record_start()?,
+            Op::ClearStale if start::clear_stale(self.location, &self.record)? => Event::Done,
+            Op::ClearStale => Event::Occupied,
+            Op::RecordStart => {
+                let (location, version) = (self.location, self.version);
+                self.held()?.record(location, version)?;
+                Event::Done
+            }
             Op::Listen => self.listen()?,
-            Op::Spawn => self.spawn()?,
+            Op::Spawn => {
+                let (location, endpoint) = (self.location, self.endpoint);
+                self.held()?.spawn(location, endpoint)?;
+                Event::Done
+            }
             Op::RecordFailure => self.record_failure(),
             Op::Pause => {
                 // `woken` leaves zero where the pause has been waited for.
@@ -330,29 +317,19 @@ impl<'a> Driver<'a> {
     }
 
     fn await_child(&mut self) -> Result<Turn, StartupError> {
-        let Some(Start {
-            child: Some(child),
-            status,
-            ..
-        }) = &mut self.start
-        else {
-            return Ok(Turn::Wait);
-        };
-        let fd = child.signal_fd();
-        let ended = wait::readable(&[fd], Some(Duration::ZERO)).map_err(|source| {
-            StartupError::filesystem("watch the daemon of", &self.location.socket, source)
-        })?;
-        if !ended {
-            return Ok(Turn::Wait);
-        }
-        match child.ended() {
-            Ok(None) => Ok(Turn::Wait),
-            Ok(Some(known)) => {
-                *status = Some(known);
-                Ok(Turn::Came(Event::ChildEnded))
-            }
-            // Ended all the same; with `SIGCHLD` ignored nobody knows how.
-            Err(_) => Ok(Turn::Came(Event::ChildEnded)),
+        let socket = &self.location.socket;
+        match self
+            .start
+            .as_mut()
+            .map_or(Ok(false), Start::child_has_ended)
+        {
+            Ok(true) => Ok(Turn::Came(Event::ChildEnded)),
+            Ok(false) => Ok(Turn::Wait),
+            Err(source) => Err(StartupError::filesystem(
+                "watch the daemon of",
+                socket,
+                source,
+            )),
         }
     }
 
@@ -379,19 +356,13 @@ impl<'a> Driver<'a> {
             }
             Attempt::Locked(lock) => {
                 self.record = Record::read(&lock);
-                self.start = Some(Start {
-                    lock,
-                    record: self.record.clone(),
-                    listener: None,
-                    log: None,
-                    child: None,
-                    status: None,
-                });
+                self.start = Some(Start::new(lock, self.record.clone()));
                 Ok(Event::Locked(self.record.phase))
             }
         }
     }
 
+    /// What this call holds as a starter; without it, the lock is not ours to work under.
     fn held(&mut self) -> Result<&mut Start, StartupError> {
         let lock = &self.location.lock;
         self.start.as_mut().ok_or_else(|| StartupError::Lock {
@@ -400,77 +371,20 @@ impl<'a> Driver<'a> {
         })
     }
 
-    fn clear_stale(&mut self) -> Result<Event, StartupError> {
-        let record = &self.record;
-        Ok(if clear_stale(self.location, record)? {
-            Event::Done
-        } else {
-            Event::Occupied
-        })
-    }
-
-    fn record_start(&mut self) -> Result<Event, StartupError> {
-        let log = Log::open(self.location)?;
-        let record = starting_record(self.record.generation + 1, self.version, log.path.clone());
-        let path = &self.location.lock;
-        let start = self.start.as_mut().ok_or_else(|| StartupError::Lock {
-            path: path.clone(),
-            source: io::ErrorKind::NotFound.into(),
-        })?;
-        record.write(&start.lock).map_err(|source| {
-            StartupError::filesystem("write the start-up record", path, source)
-        })?;
-        start.record = record;
-        start.log = Some(log);
-        Ok(Event::Done)
-    }
-
     fn listen(&mut self) -> Result<Event, StartupError> {
         let control = &self.location.control;
-        let failed = |source| StartupError::filesystem("listen at", control, source);
-        let listener = net::listen(control).map_err(failed)?;
-        let reached = net::connect(control).map_err(failed)?;
-        self.held()?.listener = Some(listener);
-        match self.reached(reached)? {
+        self.held()?.listen(control)?;
+        let failed = |source| StartupError::filesystem("connect to", control, source);
+        match self.reached(net::connect(control).map_err(failed)?)? {
             Event::Connected => Ok(Event::Done),
-            _ => Err(StartupError::filesystem(
-                "connect to",
-                &self.location.control,
-                io::ErrorKind::ConnectionRefused.into(),
-            )),
+            _ => Err(failed(io::ErrorKind::ConnectionRefused.into())),
         }
     }
 
-    fn spawn(&mut self) -> Result<Event, StartupError> {
-        let (location, endpoint) = (self.location, self.endpoint);
-        let start = self.held()?;
-        let (Some(listener), Some(log)) = (&start.listener, &start.log) else {
-            return Ok(Event::Done);
-        };
-        let briefing = Briefing::new(
-            location,
-            endpoint,
-            log.path.clone(),
-            start.record.generation,
-        );
-        start.child = Some(launch::spawn(&briefing, &start.lock, listener, log)?);
-        Ok(Event::Done)
-    }
-
-    /// Writes the failure down, then lets go of the listener: whoever waits there wakes up and finds it.
+    /// Writes the failure down and lets go of the listener: whoever waits there wakes up and finds it.
     fn record_failure(&mut self) -> Event {
         if let Some(start) = &mut self.start {
-            let record = Record {
-                phase: Phase::Failed,
-                pid: start.child.as_ref().map_or(start.record.pid, Watched::pid),
-                status: start.status.map(process::raw_status),
-                reason: start.log.as_ref().map(Log::tail).unwrap_or_default(),
-                ..start.record.clone()
-            };
-            // The file has its full size since the start was recorded; a failing disk costs the others the reason.
-            let _ = record.write(&start.lock);
-            start.listener = None;
-            self.record = record;
+            self.record = start.record_failure();
         }
         Event::Done
     }
@@ -479,11 +393,7 @@ impl<'a> Driver<'a> {
         let socket_path = self.location.socket.clone();
         match (verdict, self.line.take()) {
             (Verdict::Joined | Verdict::Started, Some((line, gid))) => {
-                let child = self
-                    .start
-                    .as_ref()
-                    .and_then(|start| start.child.as_ref())
-                    .map(Watched::pid);
+                let child = self.start.as_ref().and_then(Start::child_pid);
                 Ok(Some(Joined {
                     line,
                     started: verdict == Verdict::Started
@@ -509,11 +419,7 @@ impl<'a> Driver<'a> {
         if self.record.phase == Phase::Unknown || self.line.is_some() {
             self.record = self.read_record().unwrap_or_default();
         }
-        let child = self
-            .start
-            .as_ref()
-            .and_then(|start| start.child.as_ref())
-            .map(Watched::pid);
+        let child = self.start.as_ref().and_then(Start::child_pid);
         let socket_path = self.location.socket.clone();
         let waited = self.deadline.waited();
         let living = self.line.is_some() || self.room.is_some() || self.join.op() == Op::Pause;
@@ -570,11 +476,7 @@ impl<'a> Driver<'a> {
 
     /// What the due operation waits for.
     fn awaited_fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
-        let child = self
-            .start
-            .as_ref()
-            .and_then(|start| start.child.as_ref())
-            .map(Watched::signal_fd);
+        let child = self.start.as_ref().and_then(Start::child_fd);
         match self.join.op() {
             Op::AwaitReady => [self.line.as_ref().map(|(line, _)| line.fd()), child],
             Op::AwaitChild => [child, None],
@@ -634,60 +536,6 @@ impl<'a> Driver<'a> {
             }
         })
         .await
-    }
-}
-
-/// Holding the lock: removes the sockets that a dead daemon left, and only what nobody answers at. `false`: the daemon of
-/// this record is on its way out and has not closed its sockets yet.
-pub(crate) fn clear_stale(location: &Location, record: &Record) -> Result<bool, StartupError> {
-    for path in [&location.socket, &location.control] {
-        if location::check_socket(path)?.is_none() {
-            continue;
-        }
-        let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
-        match net::connect(path).map_err(failed("probe"))? {
-            Reached::Nobody => match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove the stale socket")(error));
-                }
-                _ => {}
-            },
-            Reached::Full => return Ok(false),
-            // The end of a process closes its descriptors one after the other, and the lock was first.
-            Reached::Queued(stream)
-                if net::credentials(&stream)
-                    .is_ok_and(|peer| peer.pid.is_none_or(|pid| pid == record.pid)) =>
-            {
-                return Ok(false);
-            }
-            Reached::Queued(_) => {
-                let taken = io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "a process that does not hold the start-up lock listens there; stop it first",
-                );
-                return Err(failed("take over")(taken));
-            }
-        }
-    }
-    Ok(true)
-}
-
-/// The record of a start that this process makes.
-pub(crate) fn starting_record(generation: u64, version: &str, log: PathBuf) -> Record {
-    Record {
-        generation,
-        phase: Phase::Starting,
-        pid: std::process::id(),
-        boot: process::boot_id(),
-        version: version.to_owned(),
-        build: crate::build::id(),
-        started_unix_ms: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .ok()
-            .and_then(|age| u64::try_from(age.as_millis()).ok())
-            .unwrap_or_default(),
-        log,
-        ..Record::default()
     }
 }
 

@@ -5,4 +5,5 @@ pub(crate) mod fields;
 pub(crate) mod frame;
 pub(crate) mod record;
 pub(crate) mod room;
+pub(crate) mod start;
 pub(crate) mod step;

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         _ => Daemon::new("fixture")
             .deadline(milliseconds("FIXTURE_DEADLINE_MS").unwrap_or(Duration::from_secs(10)))
             .grace(milliseconds("FIXTURE_GRACE_MS").unwrap_or(Duration::from_secs(2)))
+            .idle_timeout(milliseconds("FIXTURE_IDLE_MS").unwrap_or(Duration::MAX))
             .run_async(play),
     }
 }

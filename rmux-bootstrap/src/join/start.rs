@@ -1,0 +1,181 @@
+//! What a starter holds and does, from the lock to the child's end.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::record::{Phase, Record};
+use crate::endpoint::Endpoint;
+use crate::error::StartupError;
+use crate::launch::{self, Briefing};
+use crate::location::{self, Location};
+use crate::log::Log;
+use crate::sys::net::{self, Reached};
+use crate::sys::process::{self, Watched};
+use crate::sys::wait;
+
+/// The lock, and what has been made under it so far. Dropping it is safe at any point: what the child needs, it has.
+#[derive(Debug)]
+pub(crate) struct Start {
+    lock: File,
+    record: Record,
+    listener: Option<OwnedFd>,
+    log: Option<Log>,
+    child: Option<Watched>,
+    status: Option<ExitStatus>,
+}
+
+impl Start {
+    pub(crate) fn new(lock: File, record: Record) -> Self {
+        Self {
+            lock,
+            record,
+            listener: None,
+            log: None,
+            child: None,
+            status: None,
+        }
+    }
+
+    /// Writes that a start is under way. From here on the file has its full size, so that what has to be written later
+    /// needs no room on the disk.
+    pub(crate) fn record(
+        &mut self,
+        location: &Location,
+        version: &str,
+    ) -> Result<(), StartupError> {
+        let log = Log::open(location)?;
+        self.record = starting_record(self.record.generation + 1, version, log.path.clone());
+        self.log = Some(log);
+        let failed =
+            |source| StartupError::filesystem("write the start-up record", &location.lock, source);
+        self.record.write(&self.lock).map_err(failed)
+    }
+
+    pub(crate) fn listen(&mut self, control: &Path) -> Result<(), StartupError> {
+        let failed = |source| StartupError::filesystem("listen at", control, source);
+        self.listener = Some(net::listen(control).map_err(failed)?);
+        Ok(())
+    }
+
+    pub(crate) fn spawn(
+        &mut self,
+        location: &Location,
+        endpoint: &Endpoint,
+    ) -> Result<(), StartupError> {
+        if let (Some(listener), Some(log)) = (&self.listener, &self.log) {
+            let briefing =
+                Briefing::new(location, endpoint, log.path.clone(), self.record.generation);
+            self.child = Some(launch::spawn(&briefing, &self.lock, listener, log)?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn child_pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Watched::pid)
+    }
+
+    /// What becomes readable when the child has ended.
+    pub(crate) fn child_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.child.as_ref().map(Watched::signal_fd)
+    }
+
+    /// Whether the child has ended; its status is kept for the record.
+    pub(crate) fn child_has_ended(&mut self) -> io::Result<bool> {
+        let Some(child) = &mut self.child else {
+            return Ok(false);
+        };
+        if !wait::readable(&[child.signal_fd()], Some(Duration::ZERO))? {
+            return Ok(false);
+        }
+        match child.ended() {
+            Ok(None) => Ok(false),
+            Ok(Some(status)) => {
+                self.status = Some(status);
+                Ok(true)
+            }
+            // Ended all the same; with `SIGCHLD` ignored nobody knows how.
+            Err(_) => Ok(true),
+        }
+    }
+
+    /// Writes that the start has failed and why, then closes the listener.
+    pub(crate) fn record_failure(&mut self) -> Record {
+        self.record = Record {
+            phase: Phase::Failed,
+            pid: self.child_pid().unwrap_or(self.record.pid),
+            status: self.status.map(process::raw_status),
+            reason: self.log.as_ref().map(Log::tail).unwrap_or_default(),
+            ..self.record.clone()
+        };
+        // A failing disk costs the others the reason, nothing more.
+        let _ = self.record.write(&self.lock);
+        self.listener = None;
+        self.record.clone()
+    }
+}
+
+impl Drop for Start {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.reap_later();
+        }
+    }
+}
+
+/// Holding the lock: removes the sockets that a dead daemon left, and only what nobody answers at. `false`: the daemon of
+/// this record is on its way out and has not closed its sockets yet.
+pub(crate) fn clear_stale(location: &Location, record: &Record) -> Result<bool, StartupError> {
+    for path in [&location.socket, &location.control] {
+        if location::check_socket(path)?.is_none() {
+            continue;
+        }
+        let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
+        match net::connect(path).map_err(failed("probe"))? {
+            Reached::Nobody => match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove the stale socket")(error));
+                }
+                _ => {}
+            },
+            Reached::Full => return Ok(false),
+            // The end of a process closes its descriptors one after the other, and the lock was first.
+            Reached::Queued(stream)
+                if net::credentials(&stream)
+                    .is_ok_and(|peer| peer.pid.is_none_or(|pid| pid == record.pid)) =>
+            {
+                return Ok(false);
+            }
+            Reached::Queued(_) => {
+                let taken = io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "a process that does not hold the start-up lock listens there; stop it first",
+                );
+                return Err(failed("take over")(taken));
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The record of a start that this process makes.
+pub(crate) fn starting_record(generation: u64, version: &str, log: PathBuf) -> Record {
+    Record {
+        generation,
+        phase: Phase::Starting,
+        pid: std::process::id(),
+        boot: process::boot_id(),
+        version: version.to_owned(),
+        build: crate::build::id(),
+        started_unix_ms: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|age| u64::try_from(age.as_millis()).ok())
+            .unwrap_or_default(),
+        log,
+        ..Record::default()
+    }
+}
