@@ -171,8 +171,8 @@ impl Endpoint {
         };
         let name = self.keyed_file_name(name);
         let socket = parent.join(&name);
-        let shared = crate::location::is_shared(parent);
-        let stem = if shared {
+        let place = Place::of(parent);
+        let stem = if matches!(place, Place::Shared(_)) {
             // The hash covers the path as it is spelled, so that other programs that follow the same rule lock the same file.
             let spelled = if self.key.is_some() {
                 socket.as_path()
@@ -191,11 +191,7 @@ impl Endpoint {
             lock: append(&stem, ".startup-lock"),
             control: append(&stem, ".control"),
             log: append(&stem, ".log"),
-            place: if shared {
-                Place::Shared(parent.to_owned())
-            } else {
-                Place::Own(parent.to_owned())
-            },
+            place,
             socket,
         };
         location.must_fit()?;

@@ -84,7 +84,7 @@ impl Briefing {
             lock: self.lock.clone(),
             control: self.control.clone(),
             log: self.log.clone(),
-            place: Place::Own(parent.to_owned()),
+            place: Place::of(parent),
         };
         Endpoint::settled(location, self.key.clone())
     }

@@ -41,6 +41,17 @@ pub(crate) enum Place {
     Shared(PathBuf),
 }
 
+impl Place {
+    /// The kind of an explicit path's parent.
+    pub(crate) fn of(parent: &Path) -> Self {
+        if is_shared(parent) {
+            Self::Shared(parent.to_owned())
+        } else {
+            Self::Own(parent.to_owned())
+        }
+    }
+}
+
 impl Location {
     /// Checks what is there and creates nothing. `false`: a directory is missing, so nothing runs here.
     pub(crate) fn check(&self) -> Result<bool, StartupError> {
@@ -110,7 +121,7 @@ fn own_mask(directory: &Path) -> u32 {
 }
 
 /// Whether a directory is one that everybody may write to and nobody may take others' files from.
-pub(crate) fn is_shared(directory: &Path) -> bool {
+fn is_shared(directory: &Path) -> bool {
     let resolved = match fs::look(directory) {
         Ok(Some(facts)) if facts.kind == Kind::Symlink && is_system_alias(directory, &facts) => {
             std::fs::metadata(directory).ok().map(Facts::from)

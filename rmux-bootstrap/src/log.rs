@@ -30,7 +30,9 @@ impl Log {
             let _ = make_parents(parent);
         }
         Self::open_at(&location.log).or_else(|error| {
-            let beside = location.lock.with_extension("log");
+            let beside = location
+                .lock
+                .with_file_name(location.log.file_name().unwrap_or_default());
             if beside == location.log {
                 Err(error)
             } else {
