@@ -2,7 +2,9 @@
 
 use std::io;
 use std::process::exit;
+use std::time::Duration;
 
+use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::join::record::Record;
@@ -23,6 +25,9 @@ const EXIT_RUNNING: i32 = 75;
 const EXIT_HAND_OVER: i32 = 76;
 /// A set-uid or set-gid process.
 const EXIT_UNSAFE: i32 = 77;
+
+/// How long a start in the foreground waits for a daemon that is leaving.
+const LEAVING: Duration = Duration::from_secs(3);
 
 /// What this process is.
 #[derive(Debug)]
@@ -101,9 +106,8 @@ fn adopt(version: &str) -> io::Result<(Foundation, Endpoint)> {
         // It keeps cleaners away; a file system without locks does without.
         keep.extend(fs::hold_directory(directory).ok());
     }
-    if !cfg!(target_os = "linux") {
-        keep.push(channel);
-    }
+    // Its end tells a starter without a pidfd that we have died.
+    keep.push(channel);
     let endpoint = briefing.endpoint();
     Ok((
         Foundation {
@@ -140,19 +144,29 @@ fn running(endpoint: &Endpoint) -> String {
 fn claim(endpoint: &Endpoint, version: &str) -> Result<Option<Foundation>, StartupError> {
     let location = endpoint.locate()?;
     location.prepare()?;
-    let Attempt::Locked(lock) = lock::attempt(&location.lock, true)? else {
-        return Ok(None);
-    };
     let control = &location.control;
     let failed = |operation| move |source| StartupError::filesystem(operation, control, source);
-    if let Reached::Queued(_) | Reached::Full = net::connect(control).map_err(failed("probe"))? {
-        return Ok(None);
-    }
+    let patience = Deadline::after(LEAVING);
+    let lock = loop {
+        let attempt = lock::attempt(&location.lock, true)?;
+        if let Reached::Queued(_) | Reached::Full =
+            net::connect(control).map_err(failed("probe"))?
+        {
+            return Ok(None);
+        }
+        match attempt {
+            Attempt::Locked(lock) => break lock,
+            _ if patience.is_over() => return Ok(None),
+            // Held and nobody listens: a daemon that is just leaving, or a caller that looks. Nothing announces the end of
+            // that, so it is asked for.
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
     let last = Record::read(&lock);
     if !clear_stale(&location, &last)? {
         return Ok(None);
     }
-    let generation = last.generation + 1;
+    let generation = last.generation.saturating_add(1);
     let record = starting_record(generation, version, location.log.clone());
     record.write(&lock).map_err(|source| {
         StartupError::filesystem("write the start-up record", &location.lock, source)

@@ -11,7 +11,9 @@ use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::join::driver::{Driver, Joined, Line, into_blocking};
+use crate::join::record::Record;
 use crate::role::SkewPolicy;
+use crate::sys::fs::open_to_read;
 use crate::sys::process;
 
 /// Joins the running daemon, or starts it.
@@ -94,12 +96,20 @@ impl Client {
         &self.endpoint
     }
 
-    /// The daemon's log.
+    /// The daemon's log: the one that the last start wrote, else the place where the next one goes.
     ///
     /// # Errors
     /// As [`Endpoint::socket_path`].
     pub fn log_path(&self) -> Result<PathBuf, StartupError> {
-        self.endpoint.log_path()
+        let location = self.endpoint.locate()?;
+        let written = open_to_read(&location.lock)
+            .map(|lock| Record::read(&lock).log)
+            .unwrap_or_default();
+        Ok(if written.as_os_str().is_empty() {
+            location.log
+        } else {
+            written
+        })
     }
 
     /// What this client does about a daemon of another build.

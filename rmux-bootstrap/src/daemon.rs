@@ -111,6 +111,7 @@ impl Daemon {
             Born::Server(foundation, endpoint) => {
                 let runtime = built(Builder::new_current_thread().enable_all().build());
                 let service = self.begin(*foundation, &runtime);
+                hold_until_exit(service.clone());
                 let handle = runtime.handle().clone();
                 let background = std::thread::Builder::new()
                     .name("rmux-control".into())
@@ -123,7 +124,6 @@ impl Daemon {
                 }
                 let result = main(Role::Server(Listener::new(service.clone(), endpoint)));
                 handle.block_on(service.finish());
-                hold_until_exit(service);
                 result
             }
         }
@@ -142,14 +142,17 @@ impl Daemon {
                 runtime.block_on(main(Role::Client(self.client())))
             }
             Born::Server(foundation, endpoint) => {
-                let runtime = built(Builder::new_multi_thread().enable_all().build());
-                let service = self.begin(*foundation, &runtime);
+                let runtime = Background(Some(built(
+                    Builder::new_multi_thread().enable_all().build(),
+                )));
+                let Some(runtime) = &runtime.0 else {
+                    give_up(EXIT_NO_RUNTIME, "the runtime is gone");
+                };
+                let service = self.begin(*foundation, runtime);
+                hold_until_exit(service.clone());
                 let result =
                     runtime.block_on(main(Role::Server(Listener::new(service.clone(), endpoint))));
                 runtime.block_on(service.finish());
-                hold_until_exit(service);
-                // What still runs has had its grace; a stuck blocking task must not keep the lock.
-                runtime.shutdown_background();
                 result
             }
         }
@@ -205,6 +208,18 @@ fn built(runtime: std::io::Result<Runtime>) -> Runtime {
             EXIT_NO_RUNTIME,
             format_args!("cannot build the runtime: {error}"),
         ),
+    }
+}
+
+/// A runtime whose end waits for nothing, also when `main` panics: what still runs has had its grace, and a stuck blocking
+/// task must not keep the process, and so the lock.
+struct Background(Option<Runtime>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

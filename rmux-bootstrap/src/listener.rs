@@ -74,13 +74,16 @@ impl Listener {
     /// # Errors
     /// As `accept`.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Connection>>> {
-        if self.service.stage() == Stage::Starting {
-            self.service.become_ready()?;
-        }
         loop {
             if let Some(pause) = &mut self.scarcity {
                 ready!(pause.as_mut().poll(cx));
                 self.scarcity = None;
+            }
+            if self.service.stage() == Stage::Starting
+                && let Err(error) = self.service.become_ready()
+            {
+                self.pause_or_fail(error)?;
+                continue;
             }
             // First the place in line, then the look at the stage: a close in between wakes us.
             self.service.register(cx.waker());
@@ -110,7 +113,7 @@ impl Listener {
     }
 
     /// The next caller that still is there.
-    fn next_waiting(&self) -> io::Result<Option<Connection>> {
+    fn next_waiting(&mut self) -> io::Result<Option<Connection>> {
         while let Some(waiting) = self.service.next_waiting() {
             if let Some(connection) = self.serve(waiting)? {
                 return Ok(Some(connection));
@@ -119,14 +122,23 @@ impl Listener {
         Ok(None)
     }
 
-    /// READY, then the connection is the daemon's. `None`: the caller has gone.
-    fn serve(&self, waiting: Waiting) -> io::Result<Option<Connection>> {
+    /// READY, then the connection is the daemon's. `None`: the caller has gone, or goes on to try again, because there is
+    /// nothing left to serve it with.
+    fn serve(&mut self, waiting: Waiting) -> io::Result<Option<Connection>> {
         let Waiting { stream, peer } = waiting;
+        // First all that can fail: after READY the caller relies on us.
+        let connection = match self.connection(stream, peer) {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.pause_or_fail(error)?;
+                return Ok(None);
+            }
+        };
         let frame = self.service.ready_frame();
-        match io::Write::write(&mut &stream, &frame) {
-            Ok(written) if written == frame.len() => self.connection(stream, peer).map(Some),
-            _ => Ok(None),
-        }
+        let sent = net::send(&connection, &frame);
+        Ok(sent
+            .is_ok_and(|sent| sent == frame.len())
+            .then_some(connection))
     }
 
     fn connection(&self, stream: UnixStream, peer: net::Credentials) -> io::Result<Connection> {
@@ -161,6 +173,11 @@ impl Listener {
                     if let Some(connection) = self.check(stream)? {
                         return Ok(Some(connection));
                     }
+                }
+                // Closed from another thread since the look at the stage; some systems then say so here.
+                Ok(Err(_)) if self.service.stage() == Stage::Closing => {
+                    cx.waker().wake_by_ref();
+                    return Ok(None);
                 }
                 Ok(Err(error)) => {
                     self.pause_or_fail(error)?;

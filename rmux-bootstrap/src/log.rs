@@ -105,10 +105,13 @@ impl Log {
     }
 }
 
+/// Level by level, each that is missing 0700 whatever the umask.
 fn make_parents(directory: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
+    if fs::look(directory)?.is_some() {
+        return Ok(());
+    }
+    if let Some(parent) = directory.parent() {
+        make_parents(parent)?;
+    }
+    fs::make_private_dir(directory)
 }

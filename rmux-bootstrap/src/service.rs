@@ -37,6 +37,21 @@ pub(crate) struct Waiting {
     pub(crate) peer: Credentials,
 }
 
+/// A caller that reads nothing misses lines from here on: READY must always have room.
+const UNREAD_MAX: usize = 16 * 1024;
+
+impl Waiting {
+    fn tell(&self, progress: &str) {
+        if net::unread_by_peer(&self.stream) < UNREAD_MAX {
+            // A caller that has gone misses nothing.
+            let _ = io::Write::write(
+                &mut &self.stream,
+                &Frame::Progress(progress.to_owned()).encode(),
+            );
+        }
+    }
+}
+
 /// The public socket while it is published.
 #[derive(Clone, Debug)]
 pub(crate) struct Public {
@@ -50,6 +65,7 @@ struct State {
     waiting: VecDeque<Waiting>,
     public: Option<Public>,
     acceptor: Option<Waker>,
+    handles_signals: bool,
     progress: Option<String>,
 }
 
@@ -132,6 +148,7 @@ impl Service {
                 waiting: VecDeque::new(),
                 public: None,
                 acceptor: None,
+                handles_signals: false,
                 progress: None,
             }),
             stage: watch::Sender::new(Stage::Starting),
@@ -195,9 +212,7 @@ impl Service {
             )
         };
         let _context = self.runtime.enter();
-        // Before the first caller can know of us: from here on a signal closes, it does not kill.
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
+        self.close_on_signals()?;
         {
             let mut state = self.state();
             if self.stage() != Stage::Starting {
@@ -205,9 +220,11 @@ impl Service {
                 return Ok(());
             }
             let listener = UnixListener::from(net::listen(path).map_err(context)?);
+            let inode = inode_of(path);
+            let listener = readiness::listener(listener).inspect_err(|_| remove_if(path, inode))?;
             state.public = Some(Public {
-                inode: inode_of(path),
-                listener: Arc::new(readiness::listener(listener)?),
+                inode,
+                listener: Arc::new(listener),
             });
             state.progress = None;
             self.write_phase(&mut state, Phase::Ready, "");
@@ -217,6 +234,17 @@ impl Service {
             self.runtime
                 .spawn(leave_when_idle(self.clone(), self.idle_timeout));
         }
+        Ok(())
+    }
+
+    /// From here on a signal closes, it does not kill. Set up before the first caller can know of us, and once.
+    fn close_on_signals(self: &Arc<Self>) -> io::Result<()> {
+        if self.state().handles_signals {
+            return Ok(());
+        }
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        self.state().handles_signals = true;
         for (mut signal, name) in [(terminate, "SIGTERM"), (interrupt, "SIGINT")] {
             let service = self.clone();
             self.runtime.spawn(async move {
@@ -274,10 +302,8 @@ impl Service {
         if self.stage() != Stage::Starting {
             return;
         }
-        let frame = Frame::Progress(text.clone()).encode();
         for waiting in &state.waiting {
-            // A caller whose buffer is full misses a line, one that is gone misses nothing.
-            let _ = io::Write::write(&mut &waiting.stream, &frame);
+            waiting.tell(&text);
         }
         state.progress = Some(text);
     }
@@ -291,10 +317,7 @@ impl Service {
     fn admit(&self, waiting: Waiting) {
         let mut state = self.state();
         if let Some(progress) = &state.progress {
-            let _ = io::Write::write(
-                &mut &waiting.stream,
-                &Frame::Progress(progress.clone()).encode(),
-            );
+            waiting.tell(progress);
         }
         state.waiting.push_back(waiting);
         if let Some(acceptor) = state.acceptor.take() {

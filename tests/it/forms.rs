@@ -230,7 +230,7 @@ fn elevating_copy(sandbox: &Sandbox, mode: u32) -> Option<PathBuf> {
         return None;
     }
     let copy = sandbox.scratch().join("forms");
-    let flags = statvfs(&sandbox.scratch())
+    let flags = statvfs(sandbox.scratch())
         .expect("look at the file system")
         .f_flag;
     let no_new = process::status(std::process::id(), "NoNewPrivs");

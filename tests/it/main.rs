@@ -8,6 +8,7 @@ mod idle;
 mod inheritance;
 mod leftovers;
 mod paths;
+mod scarcity;
 mod start_up;
 mod trust;
 mod ui;

@@ -6,8 +6,9 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt,
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use rmux_bootstrap_tests::{Answer, Sandbox, eventually, process};
+use rmux_bootstrap_tests::{Answer, PATIENCE, Sandbox, eventually, process};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 
@@ -326,7 +327,6 @@ fn a_shared_parent_gets_a_private_directory(owner: Option<u32>) {
     let answer = sandbox.shell(script).env("FORMS_ENDPOINT", &path).run();
     let (pid, _) = answer.pid();
     assert_eq!(call(&sandbox, &path).pid(), (pid, false));
-    assert_eq!(ask(&sandbox, &path, "again"), pid.to_string());
     assert_eq!(sandbox.starts(), [pid]);
 
     let private = private_directory(&shared);
@@ -351,6 +351,16 @@ fn a_shared_parent_gets_a_private_directory(owner: Option<u32>) {
 #[test]
 fn a_shared_parent_gets_a_private_directory_for_the_lock() {
     a_shared_parent_gets_a_private_directory(None);
+}
+
+#[test]
+fn a_daemon_in_a_shared_parent_reaches_itself_by_its_own_endpoint() {
+    let sandbox = sandbox();
+    let shared = sandbox.scratch().join("shared");
+    make_directory(&shared, 0o1777);
+    let path = shared.join("s.sock");
+    serves(&sandbox, &path);
+    assert_eq!(ask(&sandbox, &path, "where"), path.display().to_string());
 }
 
 #[test]
@@ -535,6 +545,32 @@ fn what_is_no_socket_at_the_control_name_is_refused_and_kept() {
 }
 
 #[test]
+fn what_is_no_file_at_the_name_of_the_log_is_refused_and_kept() {
+    for kind in ["fifo", "directory", "dangling link", "link to a file"] {
+        let sandbox = sandbox();
+        let elsewhere = sandbox.scratch().join("elsewhere");
+        fs::write(&elsewhere, "kept").expect("make a file");
+        let path = sandbox.scratch().join("s.sock");
+        let log = with_suffix(&path, ".log");
+        let expected = plant(kind, &log, &elsewhere);
+        let before = fs::symlink_metadata(&log).expect("look at it");
+
+        is_refused(&sandbox, &path, &[expected, &log.display().to_string()]);
+        let after = fs::symlink_metadata(&log).expect("look at it again");
+        assert_eq!(after.ino(), before.ino(), "{kind} was replaced");
+        assert_eq!(fs::read_to_string(&elsewhere).expect("read it"), "kept");
+        assert!(!sandbox.scratch().join("nowhere").exists());
+        // What was in the way is gone: so are its effects.
+        if kind == "directory" {
+            fs::remove_dir(&log).expect("move it away");
+        } else {
+            fs::remove_file(&log).expect("move it away");
+        }
+        serves(&sandbox, &path);
+    }
+}
+
+#[test]
 fn a_join_follows_no_link_either() {
     for suffix in ["", ".control"] {
         let sandbox = sandbox();
@@ -688,6 +724,23 @@ fn a_relative_path_is_below_the_current_directory() {
 }
 
 #[test]
+fn a_daemon_in_the_foreground_has_a_relative_path_too() {
+    let sandbox = sandbox();
+    let path = sandbox.scratch().join("s.sock");
+    let script = r#"exec "$FIXTURE" __rmux-daemon s.sock"#;
+    let call_there = sandbox.shell(script).env("FORMS_ENDPOINT", "s.sock");
+    let server = call_there.start();
+    eventually("it serves", || path.exists());
+    assert_eq!(call(&sandbox, &path).pid(), (server.id(), false));
+    let again = ask(&sandbox, &path, "again");
+    assert_eq!(again, server.id().to_string());
+    assert!(sandbox.signal(server.id(), Signal::TERM));
+    let answer = server.finish();
+    assert!(answer.status.success(), "{answer:#?}");
+    assert!(!path.exists() && !with_suffix(&path, ".control").exists());
+}
+
+#[test]
 fn a_relative_path_in_an_open_directory_is_refused() {
     let sandbox = sandbox();
     let open = sandbox.scratch().join("open");
@@ -721,6 +774,10 @@ impl Named {
     }
 
     fn run(&self, settings: &[(&str, &Path)], arguments: &[&str]) -> Answer {
+        self.run_as(self.sandbox.fixture(), settings, arguments)
+    }
+
+    fn run_as(&self, program: &Path, settings: &[(&str, &Path)], arguments: &[&str]) -> Answer {
         let mut command = Command::new("env");
         for name in [
             "RMUX_BOOTSTRAP_DIR",
@@ -735,7 +792,7 @@ impl Named {
             setting.push(value);
             command.arg(setting);
         }
-        command.arg(self.sandbox.fixture()).args(arguments);
+        command.arg(program).args(arguments);
         let call = self.sandbox.within(command);
         call.env("FORMS_NAME", &self.name)
             .env("FORMS_NOTES", self.sandbox.dir())
@@ -785,6 +842,11 @@ impl Drop for Named {
             {
                 let _ = pidfd_send_signal(pinned, Signal::KILL);
             }
+        }
+        // What is still on its way out could have files in the directories that go next.
+        let start = Instant::now();
+        while !self.daemons().is_empty() && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
         }
         for directory in self.outside() {
             let _ = fs::remove_dir_all(directory);
@@ -856,6 +918,45 @@ fn the_log_is_beside_the_lock_where_no_state_directory_can_be_had() {
         assert!(text.contains("the daemon begins"), "{text}");
         assert_eq!(mode(&log), 0o600);
         assert_eq!(logs[0], format!("{}.log", named.name), "{hindrance}");
+    }
+}
+
+#[test]
+fn a_client_is_told_of_the_log_that_there_is() {
+    let named = Named::new();
+    let runtime = named.runtime();
+    let settings = [
+        ("XDG_RUNTIME_DIR", runtime.as_path()),
+        ("XDG_STATE_HOME", Path::new("/proc/nowhere")),
+    ];
+    named.run(&settings, &["pid"]).pid();
+    let told = named.run(&settings, &["log"]).stdout;
+    assert!(Path::new(told.trim_end()).is_file(), "told of {told}");
+}
+
+#[test]
+fn the_directories_of_the_log_are_private_whatever_the_umask() {
+    for umask in ["0", "0777"] {
+        let named = Named::new();
+        let (runtime, state) = (named.runtime(), named.state());
+        let wrapper = named.sandbox.scratch().join("wrapper");
+        let script = format!("#!/bin/sh\numask {umask}\nexec \"$FIXTURE\" \"$@\"\n");
+        fs::write(&wrapper, script).expect("write a script");
+        set_mode(&wrapper, 0o700);
+        let settings = [
+            ("XDG_RUNTIME_DIR", runtime.as_path()),
+            ("XDG_STATE_HOME", &state),
+            ("FIXTURE", named.sandbox.fixture()),
+        ];
+        named.run_as(&wrapper, &settings, &["pid"]).pid();
+        let directories = [state.clone(), state.join(&named.name)];
+        let found = directories.each_ref().map(|directory| {
+            let found = mode(directory);
+            // One that even its owner may not search could not be removed.
+            set_mode(directory, 0o700);
+            found
+        });
+        assert_eq!(found, [0o700; 2], "umask {umask}");
     }
 }
 

@@ -76,6 +76,8 @@ pub(crate) struct Driver<'a> {
     room: Option<Room>,
     start: Option<Start>,
     record: Record,
+    /// The last generation whose failure is none of this call's; `None` where the call met a daemon first.
+    history: Option<u64>,
     progress: Option<String>,
     daemon: Identity,
     pauses: u32,
@@ -115,6 +117,7 @@ impl<'a> Driver<'a> {
             room: None,
             start: None,
             record: Record::default(),
+            history: None,
             progress: None,
             daemon: Identity::default(),
             pauses: 0,
@@ -171,13 +174,26 @@ impl<'a> Driver<'a> {
 
     fn perform(&mut self) -> Result<Turn, StartupError> {
         let came = match self.join.op() {
-            Op::Connect => self.connect()?,
+            Op::Connect => {
+                let first = self.pauses == 0 && self.history.is_none() && self.line.is_none();
+                let event = self.connect()?;
+                if first && event == Event::Nobody {
+                    // What is wrong with the file is told when it is locked.
+                    let found = self.read_record().unwrap_or_default();
+                    // A start that is under way may still fail within this call.
+                    self.history = Some(
+                        found.generation
+                            - u64::from(found.phase == Phase::Starting && found.generation > 0),
+                    );
+                }
+                event
+            }
             Op::AwaitRoom => return self.await_room(),
             Op::AwaitReady => return self.await_ready(),
             Op::AwaitChild => return self.await_child(),
             Op::ReadRecord => {
                 self.record = self.read_record()?;
-                Event::Record(self.record.phase)
+                Event::Record(self.phase())
             }
             Op::TryLock => self.try_lock()?,
             Op::ClearStale if start::clear_stale(self.location, &self.record)? => Event::Done,
@@ -333,6 +349,20 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// What the record says to this call: a failure from before it is history.
+    fn phase(&self) -> Phase {
+        match self.record.phase {
+            Phase::Failed
+                if self
+                    .history
+                    .is_some_and(|history| self.record.generation <= history) =>
+            {
+                Phase::Exited
+            }
+            phase => phase,
+        }
+    }
+
     fn read_record(&self) -> Result<Record, StartupError> {
         match crate::sys::fs::open_to_read(&self.location.lock) {
             Ok(file) => Ok(Record::read(&file)),
@@ -352,12 +382,12 @@ impl<'a> Driver<'a> {
             Attempt::Missing => Ok(Event::NoLock),
             Attempt::Busy(file) => {
                 self.record = Record::read(&file);
-                Ok(Event::LockBusy(self.record.phase))
+                Ok(Event::LockBusy(self.phase()))
             }
             Attempt::Locked(lock) => {
                 self.record = Record::read(&lock);
                 self.start = Some(Start::new(lock, self.record.clone()));
-                Ok(Event::Locked(self.record.phase))
+                Ok(Event::Locked(self.phase()))
             }
         }
     }
@@ -461,10 +491,12 @@ impl<'a> Driver<'a> {
     }
 
     fn patience(&self) -> Option<Duration> {
-        match (self.pause, self.deadline.remaining()) {
-            (Some(pause), Some(left)) => Some(pause.min(left)),
-            (pause, left) => pause.or(left),
-        }
+        let unwatched = self.start.as_ref().is_some_and(Start::child_is_unwatched);
+        let poll = unwatched.then_some(PAUSE_LAST);
+        [self.pause, poll, self.deadline.remaining()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A pause that was waited for is over.

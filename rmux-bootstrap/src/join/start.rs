@@ -48,7 +48,11 @@ impl Start {
         version: &str,
     ) -> Result<(), StartupError> {
         let log = Log::open(location)?;
-        self.record = starting_record(self.record.generation + 1, version, log.path.clone());
+        self.record = starting_record(
+            self.record.generation.saturating_add(1),
+            version,
+            log.path.clone(),
+        );
         self.log = Some(log);
         let failed =
             |source| StartupError::filesystem("write the start-up record", &location.lock, source);
@@ -80,7 +84,14 @@ impl Start {
 
     /// What becomes readable when the child has ended.
     pub(crate) fn child_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.child.as_ref().map(Watched::signal_fd)
+        self.child.as_ref().and_then(Watched::signal_fd)
+    }
+
+    /// Whether there is a child whose end nothing announces.
+    pub(crate) fn child_is_unwatched(&self) -> bool {
+        self.child
+            .as_ref()
+            .is_some_and(|child| child.signal_fd().is_none())
     }
 
     /// Whether the child has ended; its status is kept for the record.
@@ -88,7 +99,9 @@ impl Start {
         let Some(child) = &mut self.child else {
             return Ok(false);
         };
-        if !wait::readable(&[child.signal_fd()], Some(Duration::ZERO))? {
+        if let Some(fd) = child.signal_fd()
+            && !wait::readable(&[fd], Some(Duration::ZERO))?
+        {
             return Ok(false);
         }
         match child.ended() {
@@ -152,7 +165,7 @@ pub(crate) fn clear_stale(location: &Location, record: &Record) -> Result<bool, 
             Reached::Queued(_) => {
                 let taken = io::Error::new(
                     io::ErrorKind::AddrInUse,
-                    "a process that does not hold the start-up lock listens there; stop it first",
+                    "a process that does not hold this start-up lock listens there; stop it first (in a directory for everybody, the same path spelled differently has another lock)",
                 );
                 return Err(failed("take over")(taken));
             }

@@ -69,7 +69,7 @@ pub(crate) enum Event {
     Gone,
     /// The child has ended.
     ChildEnded,
-    /// What the record says.
+    /// What the record says; `Failed` only where that happened during this call, as with the next two.
     Record(Phase),
     /// The lock is ours; what the record said.
     Locked(Phase),
@@ -87,6 +87,8 @@ pub(crate) enum Hold {
     Lock,
     /// The lock, and a child that holds it too.
     Child,
+    /// The lock, after the child's end.
+    DeadChild,
 }
 
 /// Where a call stands.
@@ -94,8 +96,6 @@ pub(crate) enum Hold {
 pub(crate) struct Join {
     may_start: bool,
     hold: Hold,
-    /// A start was under way during this call: if it failed, that failure is ours to report, and not to repeat.
-    awaited: bool,
     due: Op,
 }
 
@@ -105,7 +105,6 @@ impl Join {
         Self {
             may_start,
             hold: Hold::Nothing,
-            awaited: false,
             due: Op::Connect,
         }
     }
@@ -156,32 +155,30 @@ impl Join {
         match event {
             Event::Ready if self.hold == Hold::Child => Op::Finish(Verdict::Started),
             Event::Ready => Op::Finish(Verdict::Joined),
-            Event::ChildEnded => Op::ReadRecord,
-            _ if self.hold == Hold::Child => Op::AwaitChild,
-            _ => {
-                // Connected means that a daemon or its starter lived: a failure that is on record now is one that we
-                // were waiting for.
-                self.awaited = true;
+            Event::ChildEnded => {
+                self.hold = Hold::DeadChild;
                 Op::ReadRecord
             }
+            _ => Op::ReadRecord,
         }
     }
 
     fn after_record(&mut self, event: Event) -> Op {
-        match event {
-            Event::Record(Phase::Starting | Phase::Unknown) if self.hold == Hold::Child => {
-                Op::RecordFailure
-            }
-            // It had been ready and left: nothing failed, go again.
-            _ if self.hold == Hold::Child => self.let_go(Op::Connect),
-            Event::Record(Phase::Failed) => Op::Finish(Verdict::Died),
+        let never_ready = matches!(event, Event::Record(Phase::Starting | Phase::Unknown));
+        match (self.hold, event) {
+            (Hold::DeadChild, _) if never_ready => Op::RecordFailure,
+            (Hold::Child, _) if never_ready => Op::AwaitChild,
+            // It is or had been ready, and let this connection go: nothing failed, go again.
+            (Hold::DeadChild | Hold::Child, _) => self.let_go(Op::Connect),
+            (_, Event::Record(Phase::Failed)) => Op::Finish(Verdict::Died),
             _ => Op::TryLock,
         }
     }
 
+    /// A start that failed during this call is told, once, to everybody, and repeated by nobody.
     fn after_lock(&mut self, event: Event) -> Op {
         match event {
-            Event::Locked(Phase::Failed) | Event::LockBusy(Phase::Failed) if self.awaited => {
+            Event::Locked(Phase::Failed) | Event::LockBusy(Phase::Failed) => {
                 Op::Finish(Verdict::Died)
             }
             Event::Locked(_) if self.may_start => {
@@ -189,10 +186,7 @@ impl Join {
                 Op::Connect
             }
             Event::Locked(_) | Event::NoLock => Op::Finish(Verdict::NotRunning),
-            _ => {
-                self.awaited |= event == Event::LockBusy(Phase::Starting);
-                Op::Pause
-            }
+            _ => Op::Pause,
         }
     }
 
@@ -276,10 +270,10 @@ mod tests {
     }
 
     #[test]
-    fn an_old_failure_does_not_keep_a_new_call_from_starting() {
+    fn what_is_history_does_not_keep_a_new_call_from_starting() {
         let ops = run(
             true,
-            &[Event::Nobody, Event::Locked(Phase::Failed), Event::Nobody],
+            &[Event::Nobody, Event::Locked(Phase::Exited), Event::Nobody],
         );
         assert_eq!(ops.last(), Some(&Op::ClearStale));
     }

@@ -156,14 +156,29 @@ pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     let target = address(path)?;
     let socket = stream_socket(true)?;
     rustix::net::bind(&socket, &target.address)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listen_again(&socket)?;
+    let listening = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| listen_again(&socket));
+    if let Err(error) = listening {
+        // Ours for a moment only, and nobody can have reached it.
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
     Ok(socket)
 }
 
 /// `listen`, by the process that serves from now on: the kernel shows peers the credentials of the last caller.
 pub(crate) fn listen_again(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::listen(socket, BACKLOG)?)
+}
+
+/// Sends without waiting and without `SIGPIPE`.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    #[cfg(not(any(target_os = "macos", target_os = "ios")))]
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    // There the runtime of the standard library ignores the signal.
+    #[cfg(any(target_os = "macos", target_os = "ios"))]
+    let flags = SendFlags::DONTWAIT;
+    Ok(rustix::net::send(socket, bytes, flags)?)
 }
 
 /// Refuses newcomers at once and atomically; what is queued can still be accepted.
@@ -227,6 +242,26 @@ pub(crate) fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
         gid,
         pid: None,
     })
+}
+
+/// How many bytes of what was sent the peer has not read yet; 0 where the system does not tell.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn unread_by_peer(socket: impl AsFd) -> usize {
+    use std::os::fd::AsRawFd;
+    let mut count: libc::c_int = 0;
+    // SAFETY: `TIOCOUTQ` on a socket writes one `int`, which `count` is.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 {
+        usize::try_from(count).unwrap_or(0)
+    } else {
+        0
+    }
+}
+
+/// How many bytes of what was sent the peer has not read yet; 0 where the system does not tell.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn unread_by_peer(_: impl AsFd) -> usize {
+    0
 }
 
 /// Two connected sockets.

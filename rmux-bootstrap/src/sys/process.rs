@@ -52,6 +52,7 @@ pub(crate) struct Watched {
     pidfd: Option<OwnedFd>,
     /// Our end of the child's start-up channel: its end of file tells the death where there is no pidfd.
     channel: OwnedFd,
+    channel_closed: bool,
 }
 
 impl Watched {
@@ -69,6 +70,7 @@ impl Watched {
             child,
             pidfd,
             channel,
+            channel_closed: false,
         }
     }
 
@@ -76,20 +78,20 @@ impl Watched {
         self.child.id()
     }
 
-    pub(crate) fn signal_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd
-            .as_ref()
-            .map_or_else(|| self.channel.as_fd(), AsFd::as_fd)
+    /// What becomes readable when the child ends. `None`: nothing does, so the child has to be asked now and then.
+    pub(crate) fn signal_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.pidfd {
+            Some(pidfd) => Some(pidfd.as_fd()),
+            None => (!self.channel_closed).then(|| self.channel.as_fd()),
+        }
     }
 
-    /// The exit status, once `signal_fd` is readable. `Ok(None)`: the child lives. An unknown status, where this
-    /// process ignores `SIGCHLD`, is `Err`.
+    /// The exit status; `Ok(None)`: the child lives. An unknown status, where this process ignores `SIGCHLD`, is `Err`.
     pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        if self.pidfd.is_none() {
-            // Its descriptors are closed, so it is on its way out: this wait is a matter of microseconds.
-            return self.child.wait().map(Some);
-        }
-        self.child.try_wait()
+        let ended = self.child.try_wait();
+        // The channel has ended and the child has not: it is on its way out, or it closes what it does not know.
+        self.channel_closed |= self.pidfd.is_none() && matches!(ended, Ok(None));
+        ended
     }
 
     /// Reaps the child whenever it ends, however long that takes. A thread that does nothing but wait for this one
@@ -145,6 +147,28 @@ pub(crate) fn take_stdin() -> io::Result<OwnedFd> {
     Ok(stdin)
 }
 
+/// Signals that a starter may have ignored: whoever happens to start the daemon must not decide how it reacts.
+const DEFAULTED: [i32; 11] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGCHLD,
+    libc::SIGALRM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+];
+
+fn default_signals() {
+    for signal in DEFAULTED {
+        // SAFETY: sets a default disposition, before this process has any handler of its own.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// A session of our own, a private umask, no directory held, a name that says what we are.
 pub(crate) fn detach(name: &str) -> io::Result<()> {
     match rustix::process::setsid() {
@@ -152,6 +176,7 @@ pub(crate) fn detach(name: &str) -> io::Result<()> {
         Ok(_) | Err(rustix::io::Errno::PERM) => {}
         Err(errno) => return Err(errno.into()),
     }
+    default_signals();
     rustix::process::umask(Mode::from_raw_mode(0o077));
     std::env::set_current_dir("/")?;
     #[cfg(target_os = "linux")]

@@ -1,0 +1,55 @@
+//! Few descriptors, odd signals: a caller that has little still gets an answer or a reason.
+
+use std::time::Duration;
+
+use rmux_bootstrap_tests::process;
+use rustix::process::Signal;
+
+use crate::sandbox;
+
+#[test]
+fn with_any_number_of_descriptors_there_is_an_answer_or_a_reason_in_time() {
+    for limit in (4..=32).step_by(2).chain([17, 19]) {
+        let sandbox = sandbox();
+        let script = format!(r#"ulimit -n {limit}; exec "$FIXTURE" pid"#);
+        let answer = sandbox
+            .shell(&script)
+            .deadline(Duration::from_secs(3))
+            .env("FIXTURE_INIT", "slow:20")
+            .run();
+        assert!(
+            answer.took < Duration::from_secs(4),
+            "{limit} descriptors: {answer:#?}"
+        );
+        assert!(
+            answer.status.success() || !answer.stderr.trim().is_empty(),
+            "{limit} descriptors: {answer:#?}"
+        );
+        // Whatever that came to, the next call just works.
+        assert!(
+            sandbox.call(&["pid"]).run().status.success(),
+            "after {limit} descriptors"
+        );
+    }
+}
+
+#[test]
+fn the_daemon_does_not_inherit_ignored_signals() {
+    let sandbox = sandbox();
+    let script = r#"trap '' HUP INT TERM CHLD; exec "$FIXTURE" pid"#;
+    let answer = sandbox.shell(script).run();
+    assert!(answer.status.success(), "{answer:#?}");
+    let daemon = sandbox.starts()[0];
+    assert!(process::is_running(daemon));
+    let status =
+        std::fs::read_to_string(format!("/proc/{daemon}/status")).expect("the daemon lives");
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .expect("a mask of ignored signals");
+    for signal in [Signal::HUP, Signal::INT, Signal::TERM, Signal::CHILD] {
+        let bit = 1_u64 << (signal.as_raw() - 1);
+        assert_eq!(ignored & bit, 0, "{signal:?} in SigIgn {ignored:x}");
+    }
+}
