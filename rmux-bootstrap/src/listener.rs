@@ -115,8 +115,9 @@ impl Listener {
     /// The next caller that still is there.
     fn next_waiting(&mut self) -> io::Result<Option<Connection>> {
         while let Some(waiting) = self.service.next_waiting() {
-            if let Some(connection) = self.serve(waiting)? {
-                return Ok(Some(connection));
+            let served = self.serve(waiting)?;
+            if served.is_some() || self.scarcity.is_some() {
+                return Ok(served);
             }
         }
         Ok(None)

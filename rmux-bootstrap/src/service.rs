@@ -206,6 +206,10 @@ impl Service {
     pub(crate) fn become_ready(self: &Arc<Self>) -> io::Result<()> {
         let path = &self.briefing.socket;
         let context = |error: io::Error| {
+            if is_scarcity(&error) {
+                // Known by its number, which a text of ours would hide: `accept` waits it out.
+                return error;
+            }
             io::Error::new(
                 error.kind(),
                 format!("cannot publish {}: {error}", path.display()),
