@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
+use crate::hand_over::{Briefing, MARKER};
 use crate::join::record::Record;
 use crate::join::start::{clear_stale, starting_record};
-use crate::launch::{Briefing, MARKER};
+use crate::location;
 use crate::lock::{self, Attempt};
 use crate::service::Foundation;
 use crate::sys::net::{self, Reached};
@@ -44,15 +45,8 @@ pub(crate) fn give_up(code: i32, reason: impl std::fmt::Display) -> ! {
 
 /// Finds out what this process is. Must come before anything else opens a descriptor.
 pub(crate) fn born(endpoint: &Endpoint, version: &str) -> Born {
-    if let Some(real_uid) = process::elevated_from() {
-        let effective_uid = process::euid();
-        give_up(
-            EXIT_UNSAFE,
-            StartupError::UnsafeProcess {
-                real_uid,
-                effective_uid,
-            },
-        );
+    if let Err(error) = location::check_process() {
+        give_up(EXIT_UNSAFE, error);
     }
     if std::env::args_os()
         .nth(1)

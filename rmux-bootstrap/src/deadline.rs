@@ -32,6 +32,14 @@ impl Deadline {
         self.ends
     }
 
+    /// Over when the deadline is.
+    pub(crate) async fn sleep(&self) {
+        match self.ends {
+            Some(ends) => tokio::time::sleep_until(ends.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
     pub(crate) fn waited(&self) -> Duration {
         self.began.elapsed()
     }

@@ -211,7 +211,7 @@ fn exited(
             let _ = write!(text, "\n    {line}");
         }
     }
-    if tail.contains(crate::launch::MARKER) {
+    if tail.contains(crate::hand_over::MARKER) {
         text.push_str(
             "\nhint: the daemon parsed its command line; parse arguments in the client's part of `main` only",
         );

@@ -1,189 +1,155 @@
-//! Starting the daemon's process without a fork of ours.
-//!
-//! The lock and the control listener are put into the child's standard input *before* the child exists. From the first
-//! instruction on it holds both, and there is no moment at which a kill of the starter could leave a child without them.
+//! Launching a daemon that is not built with this crate: the launcher for [`connect_or_start`](crate::connect_or_start).
 
-use std::ffi::OsString;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::endpoint::Endpoint;
-use crate::error::StartupError;
-use crate::join::fields::{Reader, Writer};
-use crate::location::{Location, Place};
+use crate::hand_over::REMOVED_VARIABLES;
+use crate::location::Location;
 use crate::log::Log;
-use crate::sys::net;
-use crate::sys::process::Watched;
+use crate::sys::process::{self, Watched};
+use crate::sys::reaper;
 
-/// The first argument of a daemon.
-pub(crate) const MARKER: &str = "__rmux-daemon";
-
-/// What a daemon must not inherit: it outlives the job server, the socket activation and the preloading that these
-/// variables speak of, and our own switches are for one process.
-const REMOVED_VARIABLES: [&str; 14] = [
-    "MAKEFLAGS",
-    "MFLAGS",
-    "GNUMAKEFLAGS",
-    "MAKELEVEL",
-    "CARGO_MAKEFLAGS",
-    "LISTEN_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "LD_PRELOAD",
-    "RMUX_BOOTSTRAP_MODE",
-    "RMUX_BOOTSTRAP_TRACE",
-];
-
-/// More than the three longest paths need.
-const MESSAGE_MAX: usize = 32 * 1024;
-
-/// What a daemon is told at its birth, so that it derives nothing a second time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Briefing {
-    pub(crate) socket: PathBuf,
-    pub(crate) lock: PathBuf,
-    pub(crate) control: PathBuf,
-    pub(crate) log: PathBuf,
-    /// To be kept from cleaners by a shared flock.
-    pub(crate) directory: Option<PathBuf>,
-    pub(crate) key: Option<OsString>,
-    pub(crate) generation: u64,
+/// A launcher that runs `command` in the background.
+///
+/// For [`connect_or_start`](crate::connect_or_start) and its kin, which then know the process that they started: its
+/// death ends the wait at once, as [`StartupError::DaemonExited`](crate::StartupError::DaemonExited) with its exit status and the last lines of its log, and
+/// it leaves no zombie.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use std::process::Command;
+///
+/// use rmux_bootstrap::{connect_or_start, launch};
+///
+/// # async fn example() -> Result<(), rmux_bootstrap::StartupError> {
+/// let socket = Path::new("/home/user/.cache/tool/redis.sock");
+/// let mut redis = Command::new("redis-server");
+/// redis.args(["--port", "0", "--unixsocket"]).arg(socket);
+/// let stream = connect_or_start(socket, launch::command(redis)).await?.into_stream();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The program becomes a daemon as ours do: a session of its own, umask 077, default signals, `/` as its directory
+/// unless [`Command::current_dir`] names another (so give paths as absolute ones), standard input from `/dev/null`,
+/// output to the log `<socket>.log` (where the socket is in a directory for everybody, beside the lock), and of this
+/// process's descriptors none but the start-up lock, which it shares until it answers. It inherits the environment but
+/// for what is meant for one process only (`MAKEFLAGS` and its kin, `LISTEN_*`, `NOTIFY_SOCKET`, `WATCHDOG_*`,
+/// `LD_PRELOAD`); a variable that the command itself sets stays.
+///
+/// **It must stay in the foreground.** A program that puts itself into the background ends the process that is watched,
+/// which counts as its death: switch that off (`--daemonize no`, `-f`, or the like).
+///
+/// # Errors
+/// The launcher's future fails where the program cannot be run, which the caller reports as
+/// [`StartupError::Launcher`](crate::StartupError::Launcher), and where it is polled outside of those functions.
+pub fn command(command: Command) -> impl FnOnce() -> std::future::Ready<io::Result<()>> {
+    move || std::future::ready(launch(command))
 }
 
-impl Briefing {
-    pub(crate) fn new(
-        location: &Location,
-        endpoint: &Endpoint,
-        log: PathBuf,
-        generation: u64,
-    ) -> Self {
-        Self {
-            socket: location.socket.clone(),
-            lock: location.lock.clone(),
-            control: location.control.clone(),
-            log,
-            directory: location.derived_directory().map(ToOwned::to_owned),
-            key: endpoint.key().map(ToOwned::to_owned),
-            generation,
-        }
-    }
+/// What a launch under way has to work with, and what came of it.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    location: Location,
+    lock: File,
+    launched: Mutex<Option<(Watched, Log)>>,
+}
 
-    /// The endpoint as the starter derived it.
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        let parent = self.socket.parent().unwrap_or(std::path::Path::new("/"));
-        let location = Location {
-            socket: self.socket.clone(),
-            lock: self.lock.clone(),
-            control: self.control.clone(),
-            log: self.log.clone(),
-            place: Place::of(parent),
-        };
-        Endpoint::settled(location, self.key.clone())
-    }
+thread_local! {
+    /// The launch whose launcher is being called or polled on this thread right now. It is how [`command`] reaches its
+    /// caller: launchers are plain closures without a parameter.
+    static CURRENT: RefCell<Option<Arc<Launch>>> = const { RefCell::new(None) };
+}
 
-    fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default()
-            .number("hand-over", 1)
-            .number("generation", self.generation)
-            .field("socket", self.socket.as_os_str().as_bytes())
-            .field("lock", self.lock.as_os_str().as_bytes())
-            .field("control", self.control.as_os_str().as_bytes())
-            .field("log", self.log.as_os_str().as_bytes());
-        if let Some(directory) = &self.directory {
-            writer = writer.field("directory", directory.as_os_str().as_bytes());
-        }
-        if let Some(key) = &self.key {
-            writer = writer.field("key", key.as_bytes());
-        }
-        writer.into_bytes()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let reader = Reader(bytes);
-        let text = |key| reader.bytes(key).map(OsString::from_vec);
-        (reader.number::<u32>("hand-over")? == 1).then_some(())?;
-        Some(Self {
-            socket: text("socket")?.into(),
-            lock: text("lock")?.into(),
-            control: text("control")?.into(),
-            log: text("log")?.into(),
-            directory: text("directory").map(PathBuf::from),
-            key: text("key"),
-            generation: reader.number("generation")?,
+impl Launch {
+    pub(crate) fn new(location: Location, lock: File) -> Arc<Self> {
+        Arc::new(Self {
+            location,
+            lock,
+            launched: Mutex::new(None),
         })
     }
 
-    /// In the child: takes the briefing, the lock and the listener out of the channel.
-    pub(crate) fn receive(channel: impl AsFd) -> io::Result<(Self, File, OwnedFd)> {
-        let mut bytes = vec![0; MESSAGE_MAX];
-        let (length, fds) = net::receive_with_fds(channel, &mut bytes)?;
-        let broken = || io::Error::new(io::ErrorKind::InvalidData, "the hand-over is not whole");
-        let briefing = Self::decode(&bytes[..length]).ok_or_else(broken)?;
-        let [lock, control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| broken())?;
-        Ok((briefing, lock.into(), control))
+    /// Calls `work` as a part of this launch.
+    pub(crate) fn enter<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
+        /// Puts back what was there, also when the launcher panics.
+        struct Outer(Option<Arc<Launch>>);
+        impl Drop for Outer {
+            fn drop(&mut self) {
+                CURRENT.set(self.0.take());
+            }
+        }
+        let _outer = Outer(CURRENT.replace(Some(self.clone())));
+        work()
+    }
+
+    /// The daemon, once it has been launched.
+    pub(crate) fn take_launched(&self) -> Option<(Watched, Log)> {
+        self.slot().take()
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<(Watched, Log)>> {
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self, mut command: Command) -> io::Result<()> {
+        let program = Path::new(command.get_program());
+        if command.get_current_dir().is_none()
+            && program.is_relative()
+            && program.components().count() > 1
+        {
+            return Err(told(
+                &command,
+                &io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a daemon runs in `/`: give the program's absolute path, or a `current_dir`",
+                ),
+            ));
+        }
+        if self.slot().is_some() {
+            return Err(told(&command, &io::ErrorKind::AlreadyExists.into()));
+        }
+        let log = Log::open(&self.location).map_err(io::Error::other)?;
+        for variable in REMOVED_VARIABLES {
+            let is_set_for_it = command.get_envs().any(|(name, _)| name == variable);
+            if !is_set_for_it {
+                command.env_remove(variable);
+            }
+        }
+        command.stdin(Stdio::null());
+        command.stdout(Stdio::from(log.file.try_clone()?));
+        command.stderr(Stdio::from(log.file.try_clone()?));
+        process::detach_on_exec(&mut command, &self.lock);
+        let child = command.spawn().map_err(|error| told(&command, &error))?;
+        *self.slot() = Some((Watched::new(child, None), log));
+        Ok(())
     }
 }
 
-/// In the starter: this very program once more, as the daemon.
-pub(crate) fn spawn(
-    briefing: &Briefing,
-    lock: &File,
-    control: &OwnedFd,
-    log: &Log,
-) -> Result<Watched, StartupError> {
-    let failed = |source| StartupError::Launcher { source };
-    let (ours, theirs) = net::pair().map_err(failed)?;
-    net::send_with_fds(&ours, &briefing.encode(), &[lock.as_fd(), control.as_fd()])
-        .map_err(failed)?;
-    let mut command = Command::new(program().map_err(failed)?);
-    if let Some(name) = std::env::args_os().next() {
-        command.arg0(name);
-    }
-    command.arg(MARKER).arg(&briefing.socket);
-    for variable in REMOVED_VARIABLES {
-        command.env_remove(variable);
-    }
-    let output = |file: &File| file.try_clone().map(Stdio::from);
-    command.stdin(Stdio::from(OwnedFd::from(theirs)));
-    command.stdout(output(&log.file).map_err(failed)?);
-    command.stderr(output(&log.file).map_err(failed)?);
-    let child = command.spawn().map_err(failed)?;
-    Ok(Watched::new(child, ours.into()))
-}
-
-/// On Linux the running inode itself, also when its file has been replaced by an upgrade.
-fn program() -> io::Result<PathBuf> {
-    if cfg!(any(target_os = "linux", target_os = "android")) {
-        Ok("/proc/self/exe".into())
-    } else {
-        std::env::current_exe()
+impl Drop for Launch {
+    fn drop(&mut self) {
+        if let Some((child, _)) = self.take_launched() {
+            reaper::on_runtime(child);
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_briefing_comes_back_with_any_bytes_in_its_paths() {
-        let briefing = Briefing {
-            socket: OsString::from_vec(b"/a\n\xff.sock".to_vec()).into(),
-            lock: "/l".into(),
-            control: "/c".into(),
-            log: "/g".into(),
-            directory: Some("/d".into()),
-            key: Some("k=\n".into()),
-            generation: 12,
-        };
-        assert_eq!(Briefing::decode(&briefing.encode()), Some(briefing));
-        assert_eq!(Briefing::decode(b"hand-over=2\n"), None);
+fn launch(command: Command) -> io::Result<()> {
+    match CURRENT.with_borrow(Clone::clone) {
+        Some(current) => current.spawn(command),
+        None => Err(told(
+            &command,
+            &io::Error::other("`launch::command` works as the launcher of `connect_or_start` only"),
+        )),
     }
+}
+
+/// An error that says which program it is about.
+fn told(command: &Command, error: &io::Error) -> io::Error {
+    let program = command.get_program().display();
+    io::Error::new(error.kind(), format!("{program}: {error}"))
 }

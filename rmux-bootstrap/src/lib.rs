@@ -14,8 +14,10 @@ mod daemon;
 mod deadline;
 mod endpoint;
 mod error;
+mod foreign;
+mod hand_over;
 mod join;
-mod launch;
+pub mod launch;
 mod listener;
 mod location;
 mod lock;
@@ -29,6 +31,12 @@ pub use connection::{BlockingConnection, Connection, Peer};
 pub use daemon::{DEFAULT_STARTUP_DEADLINE, Daemon};
 pub use endpoint::Endpoint;
 pub use error::StartupError;
+pub use foreign::{
+    STARTUP_POLL_INTERVAL, StartupOutcome, connect_or_start, connect_or_start_with,
+    connect_or_start_with_timeout,
+};
 pub use listener::{Handle, KeepAlive, Listener};
+pub use location::UNSAFE_PERMISSION_MASK;
 pub use rmux_bootstrap_macros::rmux_daemon;
 pub use role::{Role, SkewPolicy};
+pub use sys::fs::{SOCKET_DIRECTORY_MODE, STARTUP_LOCK_MODE};

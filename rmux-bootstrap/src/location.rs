@@ -10,8 +10,10 @@ use crate::error::StartupError;
 use crate::sys::fs::{self, Facts, Kind};
 use crate::sys::process;
 
+/// The permission bits that a private file or directory must not have.
+pub const UNSAFE_PERMISSION_MASK: u32 = 0o077;
+
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-const ANY_BY_OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 
 /// The files of one endpoint.
@@ -81,40 +83,40 @@ impl Location {
                 runtime,
                 directory,
                 create_runtime,
-            } => Ok(
-                visit_directory(runtime, create && *create_runtime, WRITABLE_BY_OTHERS)?
-                    && visit_directory(directory, create, ANY_BY_OTHERS)?,
-            ),
+            } => Ok(visit_directory(runtime, create && *create_runtime, |_, _| {
+                WRITABLE_BY_OTHERS
+            })? && visit_directory(directory, create, private_mask)?),
             Place::Temporary(directory) => {
                 check_ancestors(directory)?;
-                visit_directory(directory, create, ANY_BY_OTHERS)
+                visit_directory(directory, create, private_mask)
             }
             Place::Own(parent) => {
                 check_ancestors(parent)?;
-                visit_directory(parent, create, own_mask(parent))
+                visit_directory(parent, create, own_mask)
             }
             Place::Shared(parent) => {
                 check_ancestors(parent)?;
                 let private = parent.join(format!("rmux-{}", process::euid()));
-                Ok(visit_directory(&private, create, own_mask(&private))?
-                    && visit_directory(&private.join("startup-locks"), create, ANY_BY_OTHERS)?)
+                Ok(visit_directory(&private, create, own_mask)?
+                    && visit_directory(&private.join("startup-locks"), create, private_mask)?)
             }
         }
     }
 }
 
-/// A directory named `rmux-<uid>` is private; any other of ours may be looked into, but not written to, by others.
-fn own_mask(directory: &Path) -> u32 {
+fn private_mask(_: &Path, _: &Facts) -> u32 {
+    UNSAFE_PERMISSION_MASK
+}
+
+/// The bits that the directory of an explicit path must not have. One named `rmux-<uid>` is private, though it may be
+/// 0711; any other of ours may be looked into, but not written to, by others.
+fn own_mask(directory: &Path, facts: &Facts) -> u32 {
     let private = format!("rmux-{}", process::euid());
     let is_private = directory
         .file_name()
         .is_some_and(|name| name == private.as_str());
-    let searchable = fs::look(directory)
-        .ok()
-        .flatten()
-        .is_some_and(|facts| facts.mode & 0o777 == 0o711);
-    if is_private && !searchable {
-        ANY_BY_OTHERS
+    if is_private && facts.mode & 0o777 != 0o711 {
+        UNSAFE_PERMISSION_MASK
     } else {
         WRITABLE_BY_OTHERS
     }
@@ -137,7 +139,11 @@ fn is_shared(directory: &Path) -> bool {
 }
 
 /// One directory that has to be ours and closed to others by `mask`. `Ok(false)`: it is missing and was not to be made.
-fn visit_directory(path: &Path, create: bool, mask: u32) -> Result<bool, StartupError> {
+fn visit_directory(
+    path: &Path,
+    create: bool,
+    mask: impl FnOnce(&Path, &Facts) -> u32,
+) -> Result<bool, StartupError> {
     let mut found = look(path)?;
     if found.is_none() && create {
         create_all(path)?;
@@ -154,7 +160,7 @@ fn visit_directory(path: &Path, create: bool, mask: u32) -> Result<bool, Startup
             actual_uid: facts.uid,
         });
     }
-    if facts.mode & mask != 0 {
+    if facts.mode & mask(path, &facts) != 0 {
         return Err(StartupError::UnsafePermissions {
             path: path.to_owned(),
             mode: facts.mode,
@@ -222,6 +228,44 @@ fn directory_or_error(path: &Path, facts: &Facts) -> Result<(), StartupError> {
             "use as a directory",
             path,
             rustix::io::Errno::NOTDIR.into(),
+        )),
+    }
+}
+
+/// A process with more rights than its caller has starts and joins nothing: its environment is that caller's.
+pub(crate) fn check_process() -> Result<(), StartupError> {
+    match process::elevated_from() {
+        None => Ok(()),
+        Some(real_uid) => Err(StartupError::UnsafeProcess {
+            real_uid,
+            effective_uid: process::euid(),
+        }),
+    }
+}
+
+/// A regular file of ours, or the error that says what it is instead.
+pub(crate) fn check_file(
+    path: &Path,
+    facts: &Facts,
+    operation: &'static str,
+) -> Result<(), StartupError> {
+    match facts.kind {
+        Kind::File if facts.uid == process::euid() => Ok(()),
+        Kind::File => Err(StartupError::UnsafeOwner {
+            path: path.to_owned(),
+            expected_uid: process::euid(),
+            actual_uid: facts.uid,
+        }),
+        Kind::Symlink => Err(StartupError::SymlinkRejected {
+            path: path.to_owned(),
+        }),
+        _ => Err(StartupError::filesystem(
+            operation,
+            path,
+            io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it is not a regular file; move it away",
+            ),
         )),
     }
 }

@@ -7,8 +7,9 @@ use std::io;
 use std::path::Path;
 
 use crate::error::StartupError;
-use crate::sys::fs::{self, Facts, Kind};
-use crate::sys::process;
+use crate::join::record::Record;
+use crate::location::{self, UNSAFE_PERMISSION_MASK};
+use crate::sys::fs::{self, Facts};
 
 /// What one try came to.
 #[derive(Debug)]
@@ -58,40 +59,27 @@ pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError
     }
 }
 
+/// Reads the record in a lock file that is not locked; an empty one where there is no such file.
+pub(crate) fn read_record(path: &Path) -> Result<Record, StartupError> {
+    match fs::open_to_read(path) {
+        Ok(file) => Ok(Record::read(&file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
+        Err(source) => Err(StartupError::Lock {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
 /// Whether the name still is the file that these facts are of.
 pub(crate) fn still_named(path: &Path, held: &Facts) -> io::Result<bool> {
     Ok(fs::look(path)?.is_some_and(|named| named.inode == held.inode))
 }
 
 fn check(path: &Path, facts: &Facts) -> Result<(), StartupError> {
-    match facts.kind {
-        Kind::File => {}
-        Kind::Symlink => {
-            return Err(StartupError::SymlinkRejected {
-                path: path.to_owned(),
-            });
-        }
-        _ => {
-            let odd = io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "it is not a regular file; move it away",
-            );
-            return Err(StartupError::filesystem(
-                "use as a start-up lock",
-                path,
-                odd,
-            ));
-        }
-    }
-    if facts.uid != process::euid() {
-        return Err(StartupError::UnsafeOwner {
-            path: path.to_owned(),
-            expected_uid: process::euid(),
-            actual_uid: facts.uid,
-        });
-    }
+    location::check_file(path, facts, "use as a start-up lock")?;
     // A creator under an odd umask mends the mode right after; no bit of others' is ever set in between.
-    if facts.mode & 0o077 != 0 {
+    if facts.mode & UNSAFE_PERMISSION_MASK != 0 {
         return Err(StartupError::UnsafePermissions {
             path: path.to_owned(),
             mode: facts.mode,

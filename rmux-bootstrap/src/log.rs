@@ -5,9 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::StartupError;
-use crate::location::Location;
-use crate::sys::fs::{self, Kind};
-use crate::sys::process;
+use crate::location::{self, Location};
+use crate::sys::fs;
 
 /// A log above this size is rotated when a daemon starts, never while one runs.
 const ROTATE_ABOVE: u64 = 1024 * 1024;
@@ -44,28 +43,7 @@ impl Log {
     fn open_at(path: &Path) -> Result<Self, StartupError> {
         let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
         if let Some(facts) = fs::look(path).map_err(failed("look at the log"))? {
-            match facts.kind {
-                Kind::File => {}
-                Kind::Symlink => {
-                    return Err(StartupError::SymlinkRejected {
-                        path: path.to_owned(),
-                    });
-                }
-                _ => {
-                    let odd = std::io::Error::new(
-                        std::io::ErrorKind::AlreadyExists,
-                        "it is not a regular file",
-                    );
-                    return Err(failed("use as a log")(odd));
-                }
-            }
-            if facts.uid != process::euid() {
-                return Err(StartupError::UnsafeOwner {
-                    path: path.to_owned(),
-                    expected_uid: process::euid(),
-                    actual_uid: facts.uid,
-                });
-            }
+            location::check_file(path, &facts, "use as a log")?;
             if facts.size > ROTATE_ABOVE {
                 let mut old = path.as_os_str().to_owned();
                 old.push(".1");

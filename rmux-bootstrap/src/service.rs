@@ -18,9 +18,9 @@ use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::hand_over::Briefing;
 use crate::join::frame::{Assembler, Frame, Identity};
 use crate::join::record::{Phase, Record};
-use crate::launch::Briefing;
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
 use crate::sys::process;

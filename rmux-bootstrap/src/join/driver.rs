@@ -4,12 +4,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::pin::pin;
-use std::process::ExitStatus;
 use std::time::Duration;
 
-use std::os::unix::process::ExitStatusExt;
-
+use super::door;
 use super::frame::{Assembler, Frame, Identity};
 use super::record::{Phase, Record};
 use super::room::Room;
@@ -21,7 +18,6 @@ use crate::error::StartupError;
 use crate::location::{self, Location};
 use crate::lock::{self, Attempt};
 use crate::sys::net::{self, Reached};
-use crate::sys::process;
 use crate::sys::readiness;
 use crate::sys::wait;
 
@@ -70,6 +66,8 @@ pub(crate) struct Driver<'a> {
     version: &'a str,
     deadline: Deadline,
     may_start: bool,
+    /// Driven by a runtime.
+    on_runtime: bool,
     join: Join,
     line: Option<(Line, u32)>,
     assembler: Assembler,
@@ -99,18 +97,14 @@ impl<'a> Driver<'a> {
         deadline: Deadline,
         may_start: bool,
     ) -> Result<Self, StartupError> {
-        if let Some(real_uid) = process::elevated_from() {
-            return Err(StartupError::UnsafeProcess {
-                real_uid,
-                effective_uid: process::euid(),
-            });
-        }
+        location::check_process()?;
         Ok(Self {
             endpoint,
             location,
             version,
             deadline,
             may_start,
+            on_runtime: false,
             join: Join::new(may_start),
             line: None,
             assembler: Assembler::default(),
@@ -142,6 +136,7 @@ impl<'a> Driver<'a> {
 
     /// Drives the call on the runtime.
     pub(crate) async fn run(mut self) -> Result<Option<Joined>, StartupError> {
+        self.on_runtime = true;
         loop {
             if let Some(verdict) = self.advance()? {
                 return self.conclude(verdict);
@@ -179,12 +174,8 @@ impl<'a> Driver<'a> {
                 let event = self.connect()?;
                 if first && event == Event::Nobody {
                     // What is wrong with the file is told when it is locked.
-                    let found = self.read_record().unwrap_or_default();
-                    // A start that is under way may still fail within this call.
-                    self.history = Some(
-                        found.generation
-                            - u64::from(found.phase == Phase::Starting && found.generation > 0),
-                    );
+                    let found = lock::read_record(&self.location.lock).unwrap_or_default();
+                    self.history = Some(found.history());
                 }
                 event
             }
@@ -192,7 +183,7 @@ impl<'a> Driver<'a> {
             Op::AwaitReady => return self.await_ready(),
             Op::AwaitChild => return self.await_child(),
             Op::ReadRecord => {
-                self.record = self.read_record()?;
+                self.record = lock::read_record(&self.location.lock)?;
                 Event::Record(self.phase())
             }
             Op::TryLock => self.try_lock()?,
@@ -227,16 +218,7 @@ impl<'a> Driver<'a> {
 
     fn connect(&mut self) -> Result<Event, StartupError> {
         self.line = None;
-        if !self.location.check()? {
-            // A directory is missing, so nobody can be there.
-            return Ok(Event::Nobody);
-        }
-        let control = &self.location.control;
-        if location::check_socket(control)?.is_none() {
-            return Ok(Event::Nobody);
-        }
-        let reached = net::connect(control)
-            .map_err(|source| StartupError::filesystem("connect to", control, source))?;
+        let reached = door::knock(self.location, &self.location.control)?;
         self.reached(reached)
     }
 
@@ -246,26 +228,9 @@ impl<'a> Driver<'a> {
             Reached::Full => return Ok(Event::Full),
             Reached::Queued(stream) => stream,
         };
-        let failed = |source| StartupError::filesystem("talk to", &self.location.control, source);
-        let peer = net::credentials(&stream).map_err(failed)?;
-        if !process::same_user(peer.uid) {
-            return Err(StartupError::PeerCredentialMismatch {
-                expected_uid: process::euid(),
-                actual_uid: peer.uid,
-                socket_path: self.location.socket.clone(),
-            });
-        }
+        let peer = door::verify(self.location, &stream)?;
         self.assembler = Assembler::default();
-        match io::Write::write(&mut &stream, &Frame::Join.encode()) {
-            Ok(_) => {}
-            // It has gone since: the end of the connection says so below.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                ) => {}
-            Err(error) => return Err(failed(error)),
-        }
+        door::ask(self.location, &stream)?;
         self.line = Some((Line::Std(stream), peer.gid));
         self.fresh = true;
         Ok(Event::Connected)
@@ -349,29 +314,8 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// What the record says to this call: a failure from before it is history.
     fn phase(&self) -> Phase {
-        match self.record.phase {
-            Phase::Failed
-                if self
-                    .history
-                    .is_some_and(|history| self.record.generation <= history) =>
-            {
-                Phase::Exited
-            }
-            phase => phase,
-        }
-    }
-
-    fn read_record(&self) -> Result<Record, StartupError> {
-        match crate::sys::fs::open_to_read(&self.location.lock) {
-            Ok(file) => Ok(Record::read(&file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
-            Err(source) => Err(StartupError::Lock {
-                path: self.location.lock.clone(),
-                source,
-            }),
-        }
+        self.record.phase_after(self.history)
     }
 
     fn try_lock(&mut self) -> Result<Event, StartupError> {
@@ -386,7 +330,7 @@ impl<'a> Driver<'a> {
             }
             Attempt::Locked(lock) => {
                 self.record = Record::read(&lock);
-                self.start = Some(Start::new(lock, self.record.clone()));
+                self.start = Some(Start::new(lock, self.record.clone(), self.on_runtime));
                 Ok(Event::Locked(self.phase()))
             }
         }
@@ -415,6 +359,7 @@ impl<'a> Driver<'a> {
     fn record_failure(&mut self) -> Event {
         if let Some(start) = &mut self.start {
             self.record = start.record_failure();
+            start.stop_listening(&self.location.control);
         }
         Event::Done
     }
@@ -432,13 +377,7 @@ impl<'a> Driver<'a> {
                     gid,
                 }))
             }
-            (Verdict::Died, _) => Err(StartupError::DaemonExited {
-                socket_path,
-                pid: self.record.pid,
-                status: self.record.status.map(ExitStatus::from_raw),
-                log_tail: std::mem::take(&mut self.record.reason),
-                log_path: std::mem::take(&mut self.record.log),
-            }),
+            (Verdict::Died, _) => Err(self.record.into_failure(socket_path)),
             (Verdict::NotRunning, _) if !self.may_start => Ok(None),
             _ => Err(StartupError::NotRunning { socket_path }),
         }
@@ -447,7 +386,7 @@ impl<'a> Driver<'a> {
     /// The deadline is over: what stood in the way.
     fn too_late(&mut self) -> StartupError {
         if self.record.phase == Phase::Unknown || self.line.is_some() {
-            self.record = self.read_record().unwrap_or_default();
+            self.record = lock::read_record(&self.location.lock).unwrap_or_default();
         }
         let child = self.start.as_ref().and_then(Start::child_pid);
         let socket_path = self.location.socket.clone();
@@ -540,34 +479,7 @@ impl<'a> Driver<'a> {
             }
             _ => None,
         };
-        let [first, second] = fds;
-        let (first, second) = (
-            first.map(readiness::readable).transpose()?,
-            second.map(readiness::readable).transpose()?,
-        );
-        let mut sleep = pin!(self.patience().and_then(|patience| {
-            tokio::time::Instant::now()
-                .checked_add(patience)
-                .map(tokio::time::sleep_until)
-        }));
-        std::future::poll_fn(|cx| {
-            use std::task::Poll;
-            if let Some(stream) = line
-                && let Poll::Ready(result) = stream.poll_read_ready(cx)
-            {
-                return Poll::Ready(result);
-            }
-            for fd in [&first, &second].into_iter().flatten() {
-                if let Poll::Ready(guard) = fd.poll_read_ready(cx) {
-                    return Poll::Ready(guard.map(drop));
-                }
-            }
-            match sleep.as_mut().as_pin_mut() {
-                Some(sleep) => std::future::Future::poll(sleep, cx).map(Ok),
-                None => Poll::Pending,
-            }
-        })
-        .await
+        readiness::any(line, fds, self.patience()).await
     }
 }
 

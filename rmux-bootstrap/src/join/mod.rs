@@ -1,5 +1,6 @@
 //! Joining: the protocol between a client, a starter and a daemon.
 
+pub(crate) mod door;
 pub(crate) mod driver;
 pub(crate) mod fields;
 pub(crate) mod frame;

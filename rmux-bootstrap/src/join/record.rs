@@ -6,10 +6,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 use super::fields::{Reader, Writer};
 use crate::endpoint::fnv1a;
+use crate::error::StartupError;
 
 const SIZE: usize = 8192;
 /// The most that is kept of a log's tail, escapes not counted.
@@ -52,8 +55,13 @@ pub(crate) struct Record {
     /// Counts the starts at this lock file.
     pub(crate) generation: u64,
     pub(crate) phase: Phase,
-    /// The daemon; before it has taken over, its starter.
+    /// The daemon; before it has taken over, its starter. 0 where a start failed before there was a process.
     pub(crate) pid: u32,
+    /// When that process began, in the system's own units. Only in the record of a foreign daemon: that one cannot hold
+    /// the lock, so the pid has to tell whether it may still come to answer.
+    pub(crate) since: Option<u64>,
+    /// Where the process is only the one that launched: how long the launch may take, in the milliseconds of this boot.
+    pub(crate) until_ms: Option<u64>,
     pub(crate) boot: String,
     pub(crate) version: String,
     pub(crate) build: String,
@@ -84,9 +92,41 @@ impl Record {
         Self::default()
     }
 
+    /// The last generation whose failure is history to a call that finds this record when it begins: it neither reports
+    /// that failure nor is kept from starting by it. A start that is under way may still fail within the call.
+    pub(crate) fn history(&self) -> u64 {
+        self.generation - u64::from(self.phase == Phase::Starting && self.generation > 0)
+    }
+
+    /// What the record says to a call with that history; `None` where the call met a daemon first.
+    pub(crate) fn phase_after(&self, history: Option<u64>) -> Phase {
+        match self.phase {
+            Phase::Failed if history.is_some_and(|history| self.generation <= history) => {
+                Phase::Exited
+            }
+            phase => phase,
+        }
+    }
+
     /// Writes the record.
     pub(crate) fn write(&self, file: &File) -> io::Result<()> {
         file.write_all_at(&self.encode(), 0)
+    }
+
+    /// The failure that the record tells of.
+    pub(crate) fn into_failure(self, socket_path: PathBuf) -> StartupError {
+        if self.pid == 0 {
+            return StartupError::Launcher {
+                source: io::Error::other(self.reason),
+            };
+        }
+        StartupError::DaemonExited {
+            socket_path,
+            pid: self.pid,
+            status: self.status.map(ExitStatus::from_raw),
+            log_tail: self.reason,
+            log_path: self.log,
+        }
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -102,6 +142,11 @@ impl Record {
                 .number("grace-ms", self.grace_ms)
                 .number("started-unix-ms", self.started_unix_ms)
                 .field("log", self.log.as_os_str().as_encoded_bytes());
+            for (key, value) in [("since", self.since), ("until-ms", self.until_ms)] {
+                if let Some(value) = value {
+                    writer = writer.number(key, value);
+                }
+            }
             if let Some(status) = self.status {
                 writer = writer.number("status", status);
             }
@@ -144,6 +189,8 @@ impl Record {
                 .find(|(_, name)| *name == phase)
                 .map_or(Phase::Unknown, |(phase, _)| *phase),
             pid: reader.number("pid")?,
+            since: reader.number("since"),
+            until_ms: reader.number("until-ms"),
             boot: reader.text("boot").unwrap_or_default(),
             version: reader.text("version").unwrap_or_default(),
             build: reader.text("build").unwrap_or_default(),
@@ -166,6 +213,8 @@ mod tests {
             generation: 3,
             phase: Phase::Failed,
             pid: 42,
+            since: Some(7),
+            until_ms: Some(8),
             status: Some(256),
             log: "/x/y.log".into(),
             reason: "two\nlines".into(),

@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::record::{Phase, Record};
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
-use crate::launch::{self, Briefing};
+use crate::hand_over::{self, Briefing};
 use crate::location::{self, Location};
 use crate::log::Log;
 use crate::sys::net::{self, Reached};
 use crate::sys::process::{self, Watched};
 use crate::sys::wait;
+use crate::sys::{fs, reaper};
 
 /// The lock, and what has been made under it so far. Dropping it is safe at any point: what the child needs, it has.
 #[derive(Debug)]
@@ -26,10 +27,12 @@ pub(crate) struct Start {
     log: Option<Log>,
     child: Option<Watched>,
     status: Option<ExitStatus>,
+    /// The caller waits on a runtime, which can see to the child's end as well.
+    on_runtime: bool,
 }
 
 impl Start {
-    pub(crate) fn new(lock: File, record: Record) -> Self {
+    pub(crate) fn new(lock: File, record: Record, on_runtime: bool) -> Self {
         Self {
             lock,
             record,
@@ -37,6 +40,7 @@ impl Start {
             log: None,
             child: None,
             status: None,
+            on_runtime,
         }
     }
 
@@ -54,9 +58,83 @@ impl Start {
             log.path.clone(),
         );
         self.log = Some(log);
+        self.write(location)
+    }
+
+    /// The same for a foreign daemon: which process launches it, and until when that may take.
+    pub(crate) fn record_launch(
+        &mut self,
+        location: &Location,
+        until_ms: Option<u64>,
+    ) -> Result<(), StartupError> {
+        self.record = Record {
+            since: process::start_time(std::process::id()),
+            until_ms,
+            ..starting_record(
+                self.record.generation.saturating_add(1),
+                "",
+                PathBuf::default(),
+            )
+        };
+        self.write(location)
+    }
+
+    fn write(&self, location: &Location) -> Result<(), StartupError> {
         let failed =
             |source| StartupError::filesystem("write the start-up record", &location.lock, source);
         self.record.write(&self.lock).map_err(failed)
+    }
+
+    /// A second descriptor of the lock, of the same open file description.
+    pub(crate) fn share_lock(&self) -> io::Result<File> {
+        self.lock.try_clone()
+    }
+
+    /// The foreign daemon that has been launched; from now on its own pid tells whether a start is under way.
+    pub(crate) fn launched(&mut self, child: Watched, log: Log) {
+        self.record.pid = child.pid();
+        self.record.since = process::start_time(child.pid());
+        self.record.until_ms = None;
+        self.record.log.clone_from(&log.path);
+        self.log = Some(log);
+        self.child = Some(child);
+        // What cannot be written informs nobody; the lock, which the child shares, excludes all the same.
+        let _ = self.record.write(&self.lock);
+    }
+
+    /// A foreign daemon answers. `process` where it is a process that this call has started.
+    pub(crate) fn record_answer(&mut self, pid: Option<u32>, own: bool) {
+        self.record.phase = Phase::Ready;
+        self.record.pid = pid.unwrap_or(0);
+        self.record.since = pid.filter(|_| own).and_then(process::start_time);
+        self.record.until_ms = None;
+        let _ = self.record.write(&self.lock);
+    }
+
+    /// The launcher of a foreign daemon returned an error.
+    pub(crate) fn record_launcher_error(&mut self, error: &io::Error) {
+        self.record.phase = Phase::Failed;
+        self.record.reason = format!("{error} (told by pid {})", self.record.pid);
+        self.record.pid = 0;
+        let _ = self.record.write(&self.lock);
+    }
+
+    pub(crate) fn is_listening(&self) -> bool {
+        self.listener.is_some()
+    }
+
+    /// Takes the control socket away: whoever waits there wakes up. While the lock is held, the name is ours.
+    pub(crate) fn stop_listening(&mut self, control: &Path) {
+        if self.listener.is_some() {
+            let _ = std::fs::remove_file(control);
+            self.listener = None;
+        }
+    }
+
+    /// Frees the lock of a foreign daemon, also for the child that shares it.
+    pub(crate) fn unlock(&self) {
+        // It goes with the descriptors at the latest.
+        let _ = fs::unlock(&self.lock);
     }
 
     pub(crate) fn listen(&mut self, control: &Path) -> Result<(), StartupError> {
@@ -73,7 +151,7 @@ impl Start {
         if let (Some(listener), Some(log)) = (&self.listener, &self.log) {
             let briefing =
                 Briefing::new(location, endpoint, log.path.clone(), self.record.generation);
-            self.child = Some(launch::spawn(&briefing, &self.lock, listener, log)?);
+            self.child = Some(hand_over::spawn(&briefing, &self.lock, listener, log)?);
         }
         Ok(())
     }
@@ -115,7 +193,7 @@ impl Start {
         }
     }
 
-    /// Writes that the start has failed and why, then closes the listener.
+    /// Writes that the start has failed and why.
     pub(crate) fn record_failure(&mut self) -> Record {
         self.record = Record {
             phase: Phase::Failed,
@@ -126,7 +204,6 @@ impl Start {
         };
         // A failing disk costs the others the reason, nothing more.
         let _ = self.record.write(&self.lock);
-        self.listener = None;
         self.record.clone()
     }
 }
@@ -134,7 +211,11 @@ impl Start {
 impl Drop for Start {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
-            child.reap_later();
+            if self.on_runtime {
+                reaper::on_runtime(child);
+            } else {
+                reaper::on_thread(child);
+            }
         }
     }
 }

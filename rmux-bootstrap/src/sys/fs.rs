@@ -1,7 +1,7 @@
 //! Locks, directories and plain files.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -9,6 +9,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
+
+/// The mode of a start-up lock.
+pub const STARTUP_LOCK_MODE: u32 = 0o600;
+
+/// The mode of a directory that is made for a socket or a lock, whatever the umask.
+pub const SOCKET_DIRECTORY_MODE: u32 = 0o700;
 
 /// What a name stands for, links not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +88,11 @@ pub(crate) fn facts_of(file: &File) -> io::Result<Facts> {
 /// `mkdir` with exactly 0700, whatever the umask. An existing name is not an error here: the caller checks it.
 pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)),
+    match std::fs::DirBuilder::new()
+        .mode(SOCKET_DIRECTORY_MODE)
+        .create(path)
+    {
+        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(SOCKET_DIRECTORY_MODE)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
@@ -99,12 +108,12 @@ pub(crate) fn open_private(path: &Path, append: bool) -> io::Result<File> {
         .read(true)
         .write(!append)
         .append(append)
-        .mode(0o600)
+        .mode(STARTUP_LOCK_MODE)
         .custom_flags(flags);
     match options.clone().create_new(true).open(path) {
         Ok(file) => {
             // The umask may have taken bits away; nobody else can have opened a file that is seen first by us.
-            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+            file.set_permissions(Permissions::from_mode(STARTUP_LOCK_MODE))?;
             Ok(file)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
@@ -129,6 +138,12 @@ pub(crate) fn try_lock(file: impl AsFd) -> io::Result<bool> {
             Err(errno) => return Err(errno.into()),
         }
     }
+}
+
+/// `flock(LOCK_UN)`: frees the lock for everybody who shares this open file description. Only for a foreign daemon's
+/// start, whose child has been given the lock for as long as the start takes; our own daemons keep theirs for life.
+pub(crate) fn unlock(file: impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::flock(&file, FlockOperation::Unlock)?)
 }
 
 /// Opens a directory and takes a shared flock on it, which keeps cleaners of temporary files out of it.

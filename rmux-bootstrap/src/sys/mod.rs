@@ -9,4 +9,6 @@ pub(crate) mod fs;
 pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod readiness;
+pub(crate) mod reaper;
+pub(crate) mod timer;
 pub(crate) mod wait;

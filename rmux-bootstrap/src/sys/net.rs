@@ -60,7 +60,7 @@ fn long_address(_: &Path) -> io::Result<Address> {
     Err(rustix::io::Errno::NAMETOOLONG.into())
 }
 
-fn stream_socket(nonblocking: bool) -> io::Result<OwnedFd> {
+fn new_socket(kind: SocketType, nonblocking: bool) -> io::Result<OwnedFd> {
     #[cfg(any(
         target_os = "linux",
         target_os = "android",
@@ -75,7 +75,7 @@ fn stream_socket(nonblocking: bool) -> io::Result<OwnedFd> {
         flags.set(SocketFlags::NONBLOCK, nonblocking);
         Ok(rustix::net::socket_with(
             AddressFamily::UNIX,
-            SocketType::STREAM,
+            kind,
             flags,
             None,
         )?)
@@ -89,7 +89,7 @@ fn stream_socket(nonblocking: bool) -> io::Result<OwnedFd> {
         target_os = "illumos"
     )))]
     {
-        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+        let socket = rustix::net::socket(AddressFamily::UNIX, kind, None)?;
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&socket, nonblocking)?;
         Ok(socket)
@@ -115,7 +115,7 @@ pub(crate) fn connect(path: &Path) -> io::Result<Reached> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reached::Nobody),
         Err(error) => return Err(error),
     };
-    let socket = stream_socket(true)?;
+    let socket = new_socket(SocketType::STREAM, true)?;
     loop {
         return match rustix::net::connect(&socket, &target.address) {
             Ok(()) => Ok(Reached::Queued(socket.into())),
@@ -132,7 +132,7 @@ pub(crate) fn connect(path: &Path) -> io::Result<Reached> {
 pub(crate) fn connect_waiting(path: &Path, patience: Duration) -> io::Result<Reached> {
     use rustix::io::Errno;
     let target = address(path)?;
-    let socket = stream_socket(false)?;
+    let socket = new_socket(SocketType::STREAM, false)?;
     rustix::net::sockopt::set_socket_timeout(
         &socket,
         rustix::net::sockopt::Timeout::Send,
@@ -151,10 +151,25 @@ pub(crate) fn connect_waiting(path: &Path, patience: Duration) -> io::Result<Rea
     }
 }
 
+/// Whether a living process holds a socket that is bound to this name, listening or not.
+///
+/// A stream connect says `ECONNREFUSED` both for a socket that nobody holds and for one that is bound and does not listen
+/// yet. A datagram connect tells the two apart and leaves no trace: a socket that is held is of the wrong type.
+pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
+    use rustix::io::Errno;
+    let target = address(path)?;
+    let socket = new_socket(SocketType::DGRAM, true)?;
+    match rustix::net::connect(&socket, &target.address) {
+        Ok(()) | Err(Errno::PROTOTYPE) => Ok(true),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Binds at `path` and listens; the socket's mode is 0600 before the first connect can succeed. Non-blocking.
 pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     let target = address(path)?;
-    let socket = stream_socket(true)?;
+    let socket = new_socket(SocketType::STREAM, true)?;
     rustix::net::bind(&socket, &target.address)?;
     let listening = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| listen_again(&socket));

@@ -45,32 +45,107 @@ pub(crate) fn boot_id() -> String {
         .unwrap_or_default()
 }
 
+/// Milliseconds of this boot, the same for every process: what is written down by one can be compared by another.
+pub(crate) fn boot_ms() -> u64 {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let now = rustix::time::clock_gettime(clock);
+    let whole = u64::try_from(now.tv_sec).unwrap_or(0).saturating_mul(1000);
+    whole.saturating_add(u64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0))
+}
+
+/// Now, in the units of [`start_time`]; `None` where it is not known.
+pub(crate) fn start_time_now() -> Option<u64> {
+    cfg!(any(target_os = "linux", target_os = "android")).then(|| {
+        let a_second = rustix::param::clock_ticks_per_second();
+        boot_ms().saturating_mul(a_second) / 1000
+    })
+}
+
+/// When a living process began, in the system's own units, which tells it from a later one with its pid. `None`: there
+/// is no such process, or it is a zombie. Where the system does not tell, 0 for every living process.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        let stat = Stat::of(pid)?;
+        (!stat.is_zombie).then_some(stat.start_time)
+    } else {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+        rustix::process::test_kill_process(pid).ok().map(|()| 0)
+    }
+}
+
+/// Whether `pid` is `ancestor` or one of its descendants.
+pub(crate) fn descends_from(mut pid: u32, ancestor: u32) -> bool {
+    // A bound, for what changes while it is read could have no end.
+    for _ in 0..64 {
+        if pid == ancestor {
+            return true;
+        }
+        match Stat::of(pid) {
+            Some(stat) if stat.parent > 1 => pid = stat.parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// What `/proc/PID/stat` says.
+pub(super) struct Stat {
+    is_zombie: bool,
+    pub(super) parent: u32,
+    start_time: u64,
+}
+
+impl Stat {
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        use std::io::Read;
+        // More than the longest there is, so that one read takes it.
+        let mut bytes = [0; 1024];
+        let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+        let length = file.read(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes[..length]);
+        // The name in parentheses may hold anything, parentheses too.
+        let (_, rest) = text.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        Some(Self {
+            is_zombie: matches!(fields.next()?, "Z" | "X"),
+            parent: fields.next()?.parse().ok()?,
+            start_time: fields.nth(17)?.parse().ok()?,
+        })
+    }
+}
+
+/// A hold on a process that is only looked at: becomes readable when the process has ended.
+pub(crate) fn pin(pid: u32) -> Option<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = pid;
+        None
+    }
+}
+
 /// What becomes readable when the child has ended.
 #[derive(Debug)]
 pub(crate) struct Watched {
     child: Child,
     pidfd: Option<OwnedFd>,
-    /// Our end of the child's start-up channel: its end of file tells the death where there is no pidfd.
-    channel: OwnedFd,
-    channel_closed: bool,
+    /// Our end of the child's start-up channel, while it lasts: its end of file tells the death where there is no pidfd.
+    channel: Option<OwnedFd>,
 }
 
 impl Watched {
-    pub(crate) fn new(child: Child, channel: OwnedFd) -> Self {
-        #[cfg(target_os = "linux")]
-        let pidfd = i32::try_from(child.id())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-            .and_then(|pid| {
-                rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
-            });
-        #[cfg(not(target_os = "linux"))]
-        let pidfd = None;
+    pub(crate) fn new(child: Child, channel: Option<OwnedFd>) -> Self {
         Self {
+            pidfd: pin(child.id()),
             child,
-            pidfd,
             channel,
-            channel_closed: false,
         }
     }
 
@@ -80,31 +155,93 @@ impl Watched {
 
     /// What becomes readable when the child ends. `None`: nothing does, so the child has to be asked now and then.
     pub(crate) fn signal_fd(&self) -> Option<BorrowedFd<'_>> {
-        match &self.pidfd {
-            Some(pidfd) => Some(pidfd.as_fd()),
-            None => (!self.channel_closed).then(|| self.channel.as_fd()),
-        }
+        self.pidfd
+            .as_ref()
+            .or(self.channel.as_ref())
+            .map(AsFd::as_fd)
+    }
+
+    /// What becomes readable when the child has ended, where the system has such a thing.
+    pub(super) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(AsFd::as_fd)
     }
 
     /// The exit status; `Ok(None)`: the child lives. An unknown status, where this process ignores `SIGCHLD`, is `Err`.
     pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         let ended = self.child.try_wait();
         // The channel has ended and the child has not: it is on its way out, or it closes what it does not know.
-        self.channel_closed |= self.pidfd.is_none() && matches!(ended, Ok(None));
+        if self.pidfd.is_none() && matches!(ended, Ok(None)) {
+            self.channel = None;
+        }
         ended
     }
 
-    /// Reaps the child whenever it ends, however long that takes. A thread that does nothing but wait for this one
-    /// pid: no other child of the embedding process is ever waited for.
-    pub(crate) fn reap_later(mut self) {
-        let reaper = std::thread::Builder::new()
-            .name("rmux-reaper".into())
-            .stack_size(32 * 1024);
-        // Without a thread to be had the child is reaped at this process's end.
-        let _ = reaper.spawn(move || {
-            drop((self.pidfd.take(), self.channel));
-            let _ = self.child.wait();
-        });
+    /// The child itself, and its pidfd where there is one.
+    pub(super) fn into_parts(self) -> (Child, Option<OwnedFd>) {
+        (self.child, self.pidfd)
+    }
+}
+
+/// Makes the program that is about to be started a daemon: a session of its own, umask 077, `/` as its directory unless
+/// the command names another, default signals, and no descriptor but the standard ones and `kept`.
+pub(crate) fn detach_on_exec(command: &mut std::process::Command, kept: &File) {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::process::CommandExt;
+    let kept = kept.as_raw_fd();
+    let to_root = command.get_current_dir().is_none();
+    // Listed here, where allocation is allowed, for the systems that cannot mark all at once.
+    let open = if cfg!(target_os = "linux") {
+        Vec::new()
+    } else {
+        open_descriptors()
+    };
+    let in_child = move || {
+        if let Err(errno) = rustix::process::setsid()
+            && errno != rustix::io::Errno::PERM
+        {
+            return Err(errno.into());
+        }
+        default_signals();
+        rustix::process::umask(Mode::from_raw_mode(0o077));
+        if to_root {
+            rustix::process::chdir(c"/")?;
+        }
+        close_on_exec(&open);
+        // SAFETY: the parent keeps `kept` open until the child has been made.
+        if unsafe { libc::fcntl(kept, libc::F_SETFD, 0) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls only; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(in_child) };
+}
+
+/// Marks every descriptor from 3 on as close-on-exec: all at once, or those of `open` where that cannot be had.
+fn close_on_exec(open: &[i32]) {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: closes nothing now.
+        let marked = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3_u32,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        if marked == 0 {
+            return;
+        }
+        // A kernel before 5.11: one by one, as far as programs usually get.
+        for fd in 3..1024 {
+            // SAFETY: changes a flag of a descriptor, or nothing where there is none.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    for fd in open {
+        // SAFETY: as above.
+        unsafe { libc::fcntl(*fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
 }
 
@@ -122,21 +259,25 @@ pub(crate) fn close_inherited() {
     if unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } == 0 {
         return;
     }
+    for fd in open_descriptors() {
+        // SAFETY: as above; the listing's own descriptor is closed by now, which makes this an EBADF.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// The descriptors from 3 on, the one of the listing itself included.
+fn open_descriptors() -> Vec<i32> {
     let listing = if cfg!(target_os = "linux") {
         "/proc/self/fd"
     } else {
         "/dev/fd"
     };
-    let open: Vec<i32> = std::fs::read_dir(listing)
+    std::fs::read_dir(listing)
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|fd| *fd > 2)
-        .collect();
-    for fd in open {
-        // SAFETY: as above; the listing's own descriptor is closed by now, which makes this an EBADF.
-        unsafe { libc::close(fd) };
-    }
+        .collect()
 }
 
 /// Takes standard input out of descriptor 0, close-on-exec, and puts `/dev/null` there.

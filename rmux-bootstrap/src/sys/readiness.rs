@@ -3,6 +3,9 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -13,8 +16,43 @@ pub(crate) fn listener(listener: UnixListener) -> io::Result<AsyncFd<UnixListene
     unsafe { AsyncFd::register(listener) }.map_err(Into::into)
 }
 
+/// Waits until the stream or one of `fds` is readable or has ended, or `patience` is over; `None` waits for ever.
+pub(crate) async fn any(
+    stream: Option<&tokio::net::UnixStream>,
+    fds: [Option<BorrowedFd<'_>>; 2],
+    patience: Option<Duration>,
+) -> io::Result<()> {
+    let [first, second] = fds;
+    let (first, second) = (
+        first.map(readable).transpose()?,
+        second.map(readable).transpose()?,
+    );
+    let mut sleep = pin!(patience.and_then(|patience| {
+        tokio::time::Instant::now()
+            .checked_add(patience)
+            .map(tokio::time::sleep_until)
+    }));
+    std::future::poll_fn(|cx| {
+        if let Some(stream) = stream
+            && let Poll::Ready(result) = stream.poll_read_ready(cx)
+        {
+            return Poll::Ready(result);
+        }
+        for fd in [&first, &second].into_iter().flatten() {
+            if let Poll::Ready(guard) = fd.poll_read_ready(cx) {
+                return Poll::Ready(guard.map(drop));
+            }
+        }
+        match sleep.as_mut().as_pin_mut() {
+            Some(sleep) => sleep.poll(cx).map(Ok),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
 /// A descriptor that is watched while it is borrowed.
-pub(crate) fn readable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+fn readable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     // SAFETY: the borrow keeps the descriptor open and the same for as long as the value lives.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }

@@ -1,0 +1,189 @@
+//! Starting the daemon's process without a fork of ours.
+//!
+//! The lock and the control listener are put into the child's standard input *before* the child exists. From the first
+//! instruction on it holds both, and there is no moment at which a kill of the starter could leave a child without them.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::endpoint::Endpoint;
+use crate::error::StartupError;
+use crate::join::fields::{Reader, Writer};
+use crate::location::{Location, Place};
+use crate::log::Log;
+use crate::sys::net;
+use crate::sys::process::Watched;
+
+/// The first argument of a daemon.
+pub(crate) const MARKER: &str = "__rmux-daemon";
+
+/// What a daemon must not inherit: it outlives the job server, the socket activation and the preloading that these
+/// variables speak of, and our own switches are for one process.
+pub(crate) const REMOVED_VARIABLES: [&str; 14] = [
+    "MAKEFLAGS",
+    "MFLAGS",
+    "GNUMAKEFLAGS",
+    "MAKELEVEL",
+    "CARGO_MAKEFLAGS",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LD_PRELOAD",
+    "RMUX_BOOTSTRAP_MODE",
+    "RMUX_BOOTSTRAP_TRACE",
+];
+
+/// More than the three longest paths need.
+const MESSAGE_MAX: usize = 32 * 1024;
+
+/// What a daemon is told at its birth, so that it derives nothing a second time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Briefing {
+    pub(crate) socket: PathBuf,
+    pub(crate) lock: PathBuf,
+    pub(crate) control: PathBuf,
+    pub(crate) log: PathBuf,
+    /// To be kept from cleaners by a shared flock.
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) key: Option<OsString>,
+    pub(crate) generation: u64,
+}
+
+impl Briefing {
+    pub(crate) fn new(
+        location: &Location,
+        endpoint: &Endpoint,
+        log: PathBuf,
+        generation: u64,
+    ) -> Self {
+        Self {
+            socket: location.socket.clone(),
+            lock: location.lock.clone(),
+            control: location.control.clone(),
+            log,
+            directory: location.derived_directory().map(ToOwned::to_owned),
+            key: endpoint.key().map(ToOwned::to_owned),
+            generation,
+        }
+    }
+
+    /// The endpoint as the starter derived it.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        let parent = self.socket.parent().unwrap_or(std::path::Path::new("/"));
+        let location = Location {
+            socket: self.socket.clone(),
+            lock: self.lock.clone(),
+            control: self.control.clone(),
+            log: self.log.clone(),
+            place: Place::of(parent),
+        };
+        Endpoint::settled(location, self.key.clone())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default()
+            .number("hand-over", 1)
+            .number("generation", self.generation)
+            .field("socket", self.socket.as_os_str().as_bytes())
+            .field("lock", self.lock.as_os_str().as_bytes())
+            .field("control", self.control.as_os_str().as_bytes())
+            .field("log", self.log.as_os_str().as_bytes());
+        if let Some(directory) = &self.directory {
+            writer = writer.field("directory", directory.as_os_str().as_bytes());
+        }
+        if let Some(key) = &self.key {
+            writer = writer.field("key", key.as_bytes());
+        }
+        writer.into_bytes()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let reader = Reader(bytes);
+        let text = |key| reader.bytes(key).map(OsString::from_vec);
+        (reader.number::<u32>("hand-over")? == 1).then_some(())?;
+        Some(Self {
+            socket: text("socket")?.into(),
+            lock: text("lock")?.into(),
+            control: text("control")?.into(),
+            log: text("log")?.into(),
+            directory: text("directory").map(PathBuf::from),
+            key: text("key"),
+            generation: reader.number("generation")?,
+        })
+    }
+
+    /// In the child: takes the briefing, the lock and the listener out of the channel.
+    pub(crate) fn receive(channel: impl AsFd) -> io::Result<(Self, File, OwnedFd)> {
+        let mut bytes = vec![0; MESSAGE_MAX];
+        let (length, fds) = net::receive_with_fds(channel, &mut bytes)?;
+        let broken = || io::Error::new(io::ErrorKind::InvalidData, "the hand-over is not whole");
+        let briefing = Self::decode(&bytes[..length]).ok_or_else(broken)?;
+        let [lock, control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| broken())?;
+        Ok((briefing, lock.into(), control))
+    }
+}
+
+/// In the starter: this very program once more, as the daemon.
+pub(crate) fn spawn(
+    briefing: &Briefing,
+    lock: &File,
+    control: &OwnedFd,
+    log: &Log,
+) -> Result<Watched, StartupError> {
+    let failed = |source| StartupError::Launcher { source };
+    let (ours, theirs) = net::pair().map_err(failed)?;
+    net::send_with_fds(&ours, &briefing.encode(), &[lock.as_fd(), control.as_fd()])
+        .map_err(failed)?;
+    let mut command = Command::new(program().map_err(failed)?);
+    if let Some(name) = std::env::args_os().next() {
+        command.arg0(name);
+    }
+    command.arg(MARKER).arg(&briefing.socket);
+    for variable in REMOVED_VARIABLES {
+        command.env_remove(variable);
+    }
+    let output = |file: &File| file.try_clone().map(Stdio::from);
+    command.stdin(Stdio::from(OwnedFd::from(theirs)));
+    command.stdout(output(&log.file).map_err(failed)?);
+    command.stderr(output(&log.file).map_err(failed)?);
+    let child = command.spawn().map_err(failed)?;
+    Ok(Watched::new(child, Some(ours.into())))
+}
+
+/// On Linux the running inode itself, also when its file has been replaced by an upgrade.
+fn program() -> io::Result<PathBuf> {
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        Ok("/proc/self/exe".into())
+    } else {
+        std::env::current_exe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_briefing_comes_back_with_any_bytes_in_its_paths() {
+        let briefing = Briefing {
+            socket: OsString::from_vec(b"/a\n\xff.sock".to_vec()).into(),
+            lock: "/l".into(),
+            control: "/c".into(),
+            log: "/g".into(),
+            directory: Some("/d".into()),
+            key: Some("k=\n".into()),
+            generation: 12,
+        };
+        assert_eq!(Briefing::decode(&briefing.encode()), Some(briefing));
+        assert_eq!(Briefing::decode(b"hand-over=2\n"), None);
+    }
+}
