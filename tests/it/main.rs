@@ -3,6 +3,7 @@
 
 mod closing;
 mod cold_start;
+mod foreign;
 mod forms;
 mod idle;
 mod inheritance;

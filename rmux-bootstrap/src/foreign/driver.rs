@@ -133,7 +133,9 @@ impl<'a> Call<'a> {
             Op::Probe => self.probe()?.unwrap_or(Event::Nobody),
             Op::AwaitRoom => return self.await_room(),
             // One look is all that a call with a zero deadline makes: nothing is created or launched for it.
-            Op::TryLock if self.deadline.is_over() => return Ok(None),
+            Op::TryLock if self.deadline.is_over() && self.polling_since.is_none() => {
+                return Ok(None);
+            }
             Op::TryLock => self.try_lock()?,
             Op::AwaitStarter => return self.await_starter(),
             Op::ReadRecord => {

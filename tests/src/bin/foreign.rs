@@ -5,7 +5,7 @@
 //! but the standard ones, as many daemons do); without it `bind,listen:4096`. Then it answers one line per request line.
 //!
 //! `foreign call SOCKET` joins or starts it, by the launcher that `FIXTURE_LAUNCHER` names: `command` (the default),
-//! `closure` (a child that is forgotten), `fail`, `pending`.
+//! `closure` (a child that is forgotten), `fail` (when the gate opens), `pending`.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -70,14 +70,7 @@ fn serve(path: &Path) -> Outcome {
                 rustix::net::listen(socket.as_ref().ok_or("not bound")?, value.parse()?)?;
                 listening_since = now_ns();
             }
-            "gate" => {
-                let gate = note_path("gate")?;
-                let start = Instant::now();
-                // A file cannot be waited on without inotify; nor may a forgotten daemon wait for ever.
-                while !gate.exists() && start.elapsed() < Duration::from_secs(60) {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
+            "gate" => wait_for_gate()?,
             "slow" => std::thread::sleep(Duration::from_millis(value.parse()?)),
             "say" => eprintln!("{value}"),
             "exit" => std::process::exit(value.parse()?),
@@ -172,6 +165,7 @@ async fn start(path: &Path, deadline: Duration) -> Result<StartupOutcome, Startu
         "fail" => {
             let fail = || async {
                 note("launches", "fail").map_err(io::Error::other)?;
+                wait_for_gate().map_err(io::Error::other)?;
                 Err(io::Error::other("fails on purpose"))
             };
             connect_or_start_with(path, fail, deadline, interval).await
@@ -182,6 +176,16 @@ async fn start(path: &Path, deadline: Duration) -> Result<StartupOutcome, Startu
             connect_or_start_with(path, launch::command(command), deadline, interval).await
         }
     }
+}
+
+fn wait_for_gate() -> Outcome {
+    let gate = note_path("gate")?;
+    let start = Instant::now();
+    // A file cannot be waited on without inotify; nor may a forgotten process wait for ever.
+    while !gate.exists() && start.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn now_ns() -> i128 {
