@@ -5,7 +5,10 @@
 //! but the standard ones, as many daemons do); without it `bind,listen:4096`. Then it answers one line per request line.
 //!
 //! `foreign call SOCKET` joins or starts it, by the launcher that `FIXTURE_LAUNCHER` names: `command` (the default),
-//! `closure` (a child that is forgotten), `fail` (when the gate opens), `pending`.
+//! `closure` (a child that is forgotten), `fail` (when the gate opens), `pending`. `foreign late` is the same and tells how much later than the daemon's `listen` it
+//! returned, in nanoseconds; `foreign measure` prints figures.
+
+mod measure;
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let outcome = match arguments[..] {
         ["serve", socket] => serve(Path::new(socket)),
         ["call", socket] => call(Path::new(socket), "pid"),
+        ["measure"] => measure::measure(),
         ["late", socket] => call(Path::new(socket), "late"),
         _ => Err(format!("no such command: {arguments:?}").into()),
     };
