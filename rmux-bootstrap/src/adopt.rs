@@ -9,10 +9,11 @@ use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::hand_over::{Briefing, MARKER};
 use crate::join::record::Record;
-use crate::join::start::{clear_stale, starting_record};
+use crate::join::start::clear_stale;
 use crate::location;
 use crate::lock::{self, Attempt};
 use crate::service::Foundation;
+use crate::skew::Build;
 use crate::sys::net::{self, Reached};
 use crate::sys::{fs, process};
 
@@ -90,10 +91,15 @@ fn adopt(version: &str) -> io::Result<(Foundation, Endpoint)> {
         )));
     }
     net::listen_again(&control)?;
-    let record = Record {
-        generation: briefing.generation,
-        ..starting_record(briefing.generation, version, briefing.log.clone())
-    };
+    // The starter has written all of it but who we are.
+    let build = Build::own(version);
+    let mut record = Record::read(&lock);
+    if record.generation != briefing.generation {
+        record = Record::default().next(&build, briefing.log.clone());
+        record.generation = briefing.generation;
+    }
+    record.pid = std::process::id();
+    record.build = build;
     record.write(&lock)?;
     let mut keep = Vec::new();
     if let Some(directory) = &briefing.directory {
@@ -160,8 +166,8 @@ fn claim(endpoint: &Endpoint, version: &str) -> Result<Option<Foundation>, Start
     if !clear_stale(&location, &last)? {
         return Ok(None);
     }
-    let generation = last.generation.saturating_add(1);
-    let record = starting_record(generation, version, location.log.clone());
+    let record = last.next(&Build::own(version), location.log.clone());
+    let generation = record.generation;
     record.write(&lock).map_err(|source| {
         StartupError::filesystem("write the start-up record", &location.lock, source)
     })?;

@@ -1,16 +1,21 @@
 //! Which build of a program this is.
 
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 /// The executable's time of last change and its size: two builds of one version differ, and the later one is the newer.
 /// Empty where the system does not tell.
-pub(crate) fn id() -> String {
-    let path = if cfg!(any(target_os = "linux", target_os = "android")) {
-        Ok("/proc/self/exe".into())
-    } else {
-        std::env::current_exe()
-    };
-    path.and_then(std::fs::metadata)
-        .map(|meta| format!("{}.{:09}-{}", meta.mtime(), meta.mtime_nsec(), meta.len()))
-        .unwrap_or_default()
+pub(crate) fn id() -> &'static str {
+    // The executable of a process does not change; it may be replaced, which is another one.
+    static ID: OnceLock<String> = OnceLock::new();
+    ID.get_or_init(|| {
+        let path = if cfg!(any(target_os = "linux", target_os = "android")) {
+            Ok("/proc/self/exe".into())
+        } else {
+            std::env::current_exe()
+        };
+        path.and_then(std::fs::metadata)
+            .map(|meta| format!("{}.{:09}-{}", meta.mtime(), meta.mtime_nsec(), meta.len()))
+            .unwrap_or_default()
+    })
 }

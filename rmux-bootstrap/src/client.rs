@@ -12,7 +12,9 @@ use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::join::driver::{Driver, Joined, Line, into_blocking};
 use crate::join::record::Record;
+use crate::manage::{self, Status, Stopped};
 use crate::role::SkewPolicy;
+use crate::skew::Build;
 use crate::sys::fs::open_to_read;
 use crate::sys::process;
 
@@ -81,6 +83,67 @@ impl Client {
         self.join_blocking(false)
     }
 
+    /// How the daemon is, and where. Starts nothing and creates nothing; a daemon that does not answer within a second is
+    /// [`Unresponsive`](crate::State::Unresponsive).
+    ///
+    /// # Errors
+    /// The endpoint's paths are not usable or not safe, as with [`connect_or_start`](Self::connect_or_start).
+    pub async fn status(&self) -> Result<Status, StartupError> {
+        let location = self.endpoint.locate()?;
+        let asked = location.clone();
+        manage::offload(&location, move || manage::status(&asked)).await
+    }
+
+    /// [`status`](Self::status) without a runtime.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn status_blocking(&self) -> Result<Status, StartupError> {
+        manage::status(&self.endpoint.locate()?)
+    }
+
+    /// Ends the daemon and returns when its lock is free. That there is none is not an error.
+    ///
+    /// It is asked to leave, and lets its open connections finish within its grace. Where it does not answer within a
+    /// second, or stays beyond its grace, it gets SIGTERM, and after its grace once more SIGKILL: on Linux, through a
+    /// pidfd, and only if the kernel says that this very process holds the lock. Elsewhere it is left alone, and the
+    /// error names it. A daemon whose grace is unbounded is waited for without a bound.
+    ///
+    /// # Errors
+    /// [`StartupError::DaemonBusy`] where it does not leave and cannot be ended; else as
+    /// [`connect_or_start`](Self::connect_or_start).
+    pub async fn stop(&self) -> Result<Stopped, StartupError> {
+        let location = self.endpoint.locate()?;
+        let asked = location.clone();
+        manage::offload(&location, move || manage::stop(&asked, &stop_reason())).await
+    }
+
+    /// [`stop`](Self::stop) without a runtime.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn stop_blocking(&self) -> Result<Stopped, StartupError> {
+        manage::stop(&self.endpoint.locate()?, &stop_reason())
+    }
+
+    /// [`stop`](Self::stop), then [`connect_or_start`](Self::connect_or_start), which has its whole deadline to itself.
+    ///
+    /// # Errors
+    /// Theirs.
+    pub async fn restart(&self) -> Result<Connection, StartupError> {
+        self.stop().await?;
+        self.connect_or_start().await
+    }
+
+    /// [`restart`](Self::restart) without a runtime.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn restart_blocking(&self) -> Result<UnixStream, StartupError> {
+        self.stop_blocking()?;
+        self.connect_or_start_blocking()
+    }
+
     /// A client of another daemon of the same program: one per key, say per project directory. The key is hashed into
     /// the file names; the daemon finds it in its listener's [`Endpoint::key`].
     #[must_use]
@@ -120,10 +183,12 @@ impl Client {
     async fn join(&self, may_start: bool) -> Result<Option<Connection>, StartupError> {
         let deadline = Deadline::after(self.settings.deadline);
         let location = self.endpoint.locate()?;
+        let build = Build::own(&self.settings.version);
         let driver = Driver::new(
             &self.endpoint,
             &location,
-            &self.settings.version,
+            &build,
+            self.settings.on_skew,
             deadline,
             may_start,
         )?;
@@ -153,10 +218,12 @@ impl Client {
     fn join_blocking(&self, may_start: bool) -> Result<Option<UnixStream>, StartupError> {
         let deadline = Deadline::after(self.settings.deadline);
         let location = self.endpoint.locate()?;
+        let build = Build::own(&self.settings.version);
         let driver = Driver::new(
             &self.endpoint,
             &location,
-            &self.settings.version,
+            &build,
+            self.settings.on_skew,
             deadline,
             may_start,
         )?;
@@ -174,4 +241,8 @@ impl Client {
             socket_path: self.endpoint.socket_path().unwrap_or_default(),
         }
     }
+}
+
+fn stop_reason() -> String {
+    format!("stopped by pid {}", std::process::id())
 }

@@ -1,6 +1,7 @@
 //! The builder that the attribute expands to.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,7 +123,8 @@ impl Daemon {
                         format_args!("no thread for the control socket: {error}"),
                     );
                 }
-                let result = main(Role::Server(Listener::new(service.clone(), endpoint)));
+                let listener = Listener::new(service.clone(), endpoint);
+                let result = told_of_panic(&service, || main(Role::Server(listener)));
                 handle.block_on(service.finish());
                 result
             }
@@ -150,8 +152,9 @@ impl Daemon {
                 };
                 let service = self.begin(*foundation, runtime);
                 hold_until_exit(service.clone());
+                let listener = Listener::new(service.clone(), endpoint);
                 let result =
-                    runtime.block_on(main(Role::Server(Listener::new(service.clone(), endpoint))));
+                    told_of_panic(&service, || runtime.block_on(main(Role::Server(listener))));
                 runtime.block_on(service.finish());
                 result
             }
@@ -219,6 +222,21 @@ impl Drop for Background {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
+        }
+    }
+}
+
+/// Runs `main`, and keeps the text of its panic for whoever asks why the daemon has ended.
+fn told_of_panic<R>(service: &Service, main: impl FnOnce() -> R) -> R {
+    match catch_unwind(AssertUnwindSafe(main)) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
+            service.bury(&format!("panicked: {}", text.unwrap_or("no text")));
+            resume_unwind(panic)
         }
     }
 }

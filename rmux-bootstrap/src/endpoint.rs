@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::StartupError;
-use crate::location::{Location, Place};
+use crate::location::{Location, Place, Rule};
 use crate::sys::{fs, net, process};
 
 /// The longest name, in bytes. With a key's hash and the longest suffix it still fits a socket address on Linux.
@@ -123,11 +123,11 @@ impl Endpoint {
                 path: name.into(),
             });
         }
-        let (place, directory, override_set) = named_place(name)?;
+        let (place, directory, rule) = named_place(name)?;
         let stem = with_suffix(name, &self.key_suffix());
         let socket = directory.join(with_suffix(&stem, ".sock"));
         let log_name = with_suffix(&stem, ".log");
-        let log = if override_set {
+        let log = if rule == Rule::Override {
             directory.join(log_name)
         } else {
             state_directory(name)
@@ -140,6 +140,7 @@ impl Endpoint {
             socket,
             log,
             place,
+            rule,
         };
         location.must_fit()?;
         Ok(location)
@@ -192,6 +193,7 @@ impl Endpoint {
             control: append(&stem, ".control"),
             log: append(&stem, ".log"),
             place,
+            rule: Rule::Path,
             socket,
         };
         location.must_fit()?;
@@ -222,8 +224,8 @@ impl Endpoint {
     }
 }
 
-/// Which directory a named endpoint has, how it is checked, and whether the override variable chose it.
-fn named_place(name: &OsStr) -> Result<(Place, PathBuf, bool), StartupError> {
+/// Which directory a named endpoint has, how it is checked, and what decided that.
+fn named_place(name: &OsStr) -> Result<(Place, PathBuf, Rule), StartupError> {
     if let Some(base) = std::env::var_os(DIR_VARIABLE) {
         let base = PathBuf::from(base);
         if !base.is_absolute() || fs::has_nul(base.as_os_str()) {
@@ -240,7 +242,7 @@ fn named_place(name: &OsStr) -> Result<(Place, PathBuf, bool), StartupError> {
                 create_runtime: true,
             },
             directory,
-            true,
+            Rule::Override,
         ));
     }
     let uid = process::euid();
@@ -249,11 +251,13 @@ fn named_place(name: &OsStr) -> Result<(Place, PathBuf, bool), StartupError> {
         .filter(|path| path.is_absolute());
     let standard = PathBuf::from(format!("/run/user/{uid}"));
     let per_user = cfg!(target_os = "macos").then(std::env::temp_dir);
-    for runtime in from_environment
-        .into_iter()
-        .chain([standard])
-        .chain(per_user)
-    {
+    let candidates = [
+        (from_environment, Rule::XdgRuntimeDir),
+        (Some(standard), Rule::RunUser),
+        (per_user, Rule::UserTemporary),
+    ];
+    for (runtime, rule) in candidates {
+        let Some(runtime) = runtime else { continue };
         // Another user's directory (`su`, `sudo -E`) and one that is not there are passed over; an unsafe one of our
         // own is an error when it is used, for a silent second choice would be a second daemon.
         let ours = fs::look(&runtime)
@@ -269,12 +273,16 @@ fn named_place(name: &OsStr) -> Result<(Place, PathBuf, bool), StartupError> {
                     create_runtime: false,
                 },
                 directory,
-                false,
+                rule,
             ));
         }
     }
     let directory = Path::new("/tmp").join(with_suffix(name, &format!("-{uid}")));
-    Ok((Place::Temporary(directory.clone()), directory, false))
+    Ok((
+        Place::Temporary(directory.clone()),
+        directory,
+        Rule::Temporary,
+    ))
 }
 
 /// The log's directory: `$XDG_STATE_HOME/<name>`, else below the home directory.

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::join::fields::{Reader, Writer};
-use crate::location::{Location, Place};
+use crate::location::{Location, Place, Rule};
 use crate::log::Log;
 use crate::sys::net;
 use crate::sys::process::Watched;
@@ -85,6 +85,7 @@ impl Briefing {
             control: self.control.clone(),
             log: self.log.clone(),
             place: Place::of(parent),
+            rule: Rule::Path,
         };
         Endpoint::settled(location, self.key.clone())
     }

@@ -22,8 +22,10 @@ mod listener;
 mod location;
 mod lock;
 mod log;
+mod manage;
 mod role;
 mod service;
+mod skew;
 mod sys;
 
 pub use client::Client;
@@ -37,6 +39,7 @@ pub use foreign::{
 };
 pub use listener::{Handle, KeepAlive, Listener};
 pub use location::UNSAFE_PERMISSION_MASK;
+pub use manage::{LastExit, State, Status, Stopped};
 pub use rmux_bootstrap_macros::rmux_daemon;
 pub use role::{Role, SkewPolicy};
 pub use sys::fs::{SOCKET_DIRECTORY_MODE, STARTUP_LOCK_MODE};

@@ -278,7 +278,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.service.close("the listener was dropped");
+        self.service.close("main returned");
     }
 }
 

@@ -24,6 +24,31 @@ pub(crate) struct Location {
     pub(crate) control: PathBuf,
     pub(crate) log: PathBuf,
     pub(crate) place: Place,
+    pub(crate) rule: Rule,
+}
+
+/// What decided where an endpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Rule {
+    Override,
+    XdgRuntimeDir,
+    RunUser,
+    UserTemporary,
+    Temporary,
+    Path,
+}
+
+impl Rule {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Override => "RMUX_BOOTSTRAP_DIR is set",
+            Self::XdgRuntimeDir => "XDG_RUNTIME_DIR is set, and the directory is ours",
+            Self::RunUser => "the user's directory below /run/user is there",
+            Self::UserTemporary => "the system has a temporary directory for each user",
+            Self::Temporary => "there is no runtime directory of ours, so it is below /tmp",
+            Self::Path => "the path is given",
+        }
+    }
 }
 
 /// The kind of directory that an endpoint is in, which decides the checks.

@@ -59,6 +59,20 @@ pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError
     }
 }
 
+/// Whether nobody holds the lock, by a shared lock of a moment, for which nobody is kept from starting for longer than a
+/// look. `None`: there is no lock file.
+pub(crate) fn attempt_shared(path: &Path) -> Result<Option<bool>, StartupError> {
+    let failed = |source| StartupError::Lock {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::open_to_read(path) {
+        Ok(file) => fs::try_lock_shared(&file).map(Some).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed(source)),
+    }
+}
+
 /// Reads the record in a lock file that is not locked; an empty one where there is no such file.
 pub(crate) fn read_record(path: &Path) -> Result<Record, StartupError> {
     match fs::open_to_read(path) {

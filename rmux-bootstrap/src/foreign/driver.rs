@@ -13,7 +13,7 @@ use super::step::{Event, Foreign, Hold, Op, Verdict};
 use crate::deadline::Deadline;
 use crate::error::StartupError;
 use crate::join::door;
-use crate::join::frame::{Assembler, Frame};
+use crate::join::frame::{Applicant, Assembler, Frame};
 use crate::join::record::{Phase, Record};
 use crate::join::room::Room;
 use crate::join::start::Start;
@@ -247,7 +247,7 @@ impl<'a> Call<'a> {
                 return Ok(std::mem::take(&mut self.has_waited).then_some(Event::Nobody));
             };
             door::verify(self.location, &stream)?;
-            door::ask(self.location, &stream)?;
+            door::ask(self.location, &stream, &Frame::Join(Applicant::anybody()))?;
             self.starter = Some((stream, Assembler::default()));
             self.polling_since = None;
         }

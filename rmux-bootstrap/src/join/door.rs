@@ -37,9 +37,13 @@ pub(crate) fn verify(
     }
 }
 
-/// Asks to join, at the control socket.
-pub(crate) fn ask(location: &Location, stream: &UnixStream) -> Result<(), StartupError> {
-    match io::Write::write(&mut &*stream, &Frame::Join.encode()) {
+/// Asks for something at the control socket.
+pub(crate) fn ask(
+    location: &Location,
+    stream: &UnixStream,
+    frame: &Frame,
+) -> Result<(), StartupError> {
+    match io::Write::write(&mut &*stream, &frame.encode()) {
         Ok(_) => Ok(()),
         // It has gone since: the end of the connection says so to whoever reads next.
         Err(error)

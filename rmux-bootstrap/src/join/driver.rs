@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::door;
-use super::frame::{Assembler, Frame, Identity};
+use super::frame::{Applicant, Assembler, Frame, Identity};
 use super::record::{Phase, Record};
 use super::room::Room;
 use super::start::{self, Start};
@@ -17,6 +17,8 @@ use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::location::{self, Location};
 use crate::lock::{self, Attempt};
+use crate::role::SkewPolicy;
+use crate::skew::{Build, Fit, Wish};
 use crate::sys::net::{self, Reached};
 use crate::sys::readiness;
 use crate::sys::wait;
@@ -63,7 +65,8 @@ impl Line {
 pub(crate) struct Driver<'a> {
     endpoint: &'a Endpoint,
     location: &'a Location,
-    version: &'a str,
+    build: &'a Build,
+    wish: Wish,
     deadline: Deadline,
     may_start: bool,
     /// Driven by a runtime.
@@ -93,7 +96,8 @@ impl<'a> Driver<'a> {
     pub(crate) fn new(
         endpoint: &'a Endpoint,
         location: &'a Location,
-        version: &'a str,
+        build: &'a Build,
+        policy: SkewPolicy,
         deadline: Deadline,
         may_start: bool,
     ) -> Result<Self, StartupError> {
@@ -101,7 +105,8 @@ impl<'a> Driver<'a> {
         Ok(Self {
             endpoint,
             location,
-            version,
+            build,
+            wish: Wish::new(policy, may_start),
             deadline,
             may_start,
             on_runtime: false,
@@ -182,6 +187,8 @@ impl<'a> Driver<'a> {
             Op::AwaitRoom => return self.await_room(),
             Op::AwaitReady => return self.await_ready(),
             Op::AwaitChild => return self.await_child(),
+            Op::AskToLeave => self.ask_to_leave(),
+            Op::AwaitEnd => return Ok(self.await_end()),
             Op::ReadRecord => {
                 self.record = lock::read_record(&self.location.lock)?;
                 Event::Record(self.phase())
@@ -190,8 +197,8 @@ impl<'a> Driver<'a> {
             Op::ClearStale if start::clear_stale(self.location, &self.record)? => Event::Done,
             Op::ClearStale => Event::Occupied,
             Op::RecordStart => {
-                let (location, version) = (self.location, self.version);
-                self.held()?.record(location, version)?;
+                let (location, build) = (self.location, self.build);
+                self.held()?.record(location, build)?;
                 Event::Done
             }
             Op::Listen => self.listen()?,
@@ -230,7 +237,11 @@ impl<'a> Driver<'a> {
         };
         let peer = door::verify(self.location, &stream)?;
         self.assembler = Assembler::default();
-        door::ask(self.location, &stream)?;
+        let applicant = Applicant {
+            build: self.build.clone(),
+            wish: self.wish,
+        };
+        door::ask(self.location, &stream, &Frame::Join(applicant))?;
         self.line = Some((Line::Std(stream), peer.gid));
         self.fresh = true;
         Ok(Event::Connected)
@@ -273,7 +284,16 @@ impl<'a> Driver<'a> {
                     return Ok(Turn::Came(Event::Ready));
                 }
                 Ok(Some(Frame::Progress(text))) => self.progress = Some(text),
-                Ok(Some(Frame::Join | Frame::Unknown(_))) => {}
+                Ok(Some(Frame::Skew(daemon))) => {
+                    let fit = self.wish.judge(self.build, &daemon.build);
+                    self.daemon = daemon;
+                    return Ok(Turn::Came(match fit {
+                        Fit::Replace => Event::Outdated,
+                        // By our own wish, the daemon says; so there is no other answer.
+                        Fit::Refuse | Fit::Use => Event::Skewed,
+                    }));
+                }
+                Ok(Some(_)) => {}
                 Ok(None) => return Ok(Turn::Came(Event::Gone)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error)
@@ -295,6 +315,37 @@ impl<'a> Driver<'a> {
         }
         // Only now: what the child said before it died counts.
         self.await_child()
+    }
+
+    fn ask_to_leave(&mut self) -> Event {
+        if let Some((line, _)) = &self.line {
+            let reason = format!(
+                "replaced by {} (pid {})",
+                self.build.told_beside(&self.daemon.build),
+                std::process::id()
+            );
+            let frame = Frame::Leave(reason).encode();
+            // If it has gone by itself, that shows in the wait for its end.
+            let _ = net::send(line.fd(), &frame);
+        }
+        self.fresh = true;
+        Event::Done
+    }
+
+    fn await_end(&mut self) -> Turn {
+        if std::mem::take(&mut self.fresh) {
+            return Turn::Wait;
+        }
+        let Some((line, _)) = &self.line else {
+            return Turn::Came(Event::Gone);
+        };
+        loop {
+            match self.assembler.read(|buffer| line.receive(buffer)) {
+                Ok(Some(_)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Wait,
+                Ok(None) | Err(_) => return Turn::Came(Event::Gone),
+            }
+        }
     }
 
     fn await_child(&mut self) -> Result<Turn, StartupError> {
@@ -378,6 +429,11 @@ impl<'a> Driver<'a> {
                 }))
             }
             (Verdict::Died, _) => Err(self.record.into_failure(socket_path)),
+            (Verdict::Skewed, _) => Err(StartupError::VersionSkew {
+                socket_path,
+                ours: self.build.told_beside(&self.daemon.build),
+                theirs: self.daemon.build.told_beside(self.build),
+            }),
             (Verdict::NotRunning, _) if !self.may_start => Ok(None),
             _ => Err(StartupError::NotRunning { socket_path }),
         }
@@ -412,6 +468,7 @@ impl<'a> Driver<'a> {
             };
         }
         let mut state = match (self.record.phase, self.join.op()) {
+            (_, Op::AwaitEnd) => "asked to leave for a newer build, and still closing".to_owned(),
             (Phase::Starting, _) => "still starting".to_owned(),
             (Phase::Closing, _) => "still closing".to_owned(),
             (_, Op::AwaitRoom) => "alive, but its queue of connections is full".to_owned(),
@@ -450,6 +507,7 @@ impl<'a> Driver<'a> {
         let child = self.start.as_ref().and_then(Start::child_fd);
         match self.join.op() {
             Op::AwaitReady => [self.line.as_ref().map(|(line, _)| line.fd()), child],
+            Op::AwaitEnd => [self.line.as_ref().map(|(line, _)| line.fd()), None],
             Op::AwaitChild => [child, None],
             Op::AwaitRoom => [self.room.as_ref().map(Room::signal_fd), None],
             _ => [None, None],
@@ -462,7 +520,7 @@ impl<'a> Driver<'a> {
                 "no tokio runtime here: use the `_blocking` method",
             ));
         }
-        if self.join.op() == Op::AwaitReady {
+        if matches!(self.join.op(), Op::AwaitReady | Op::AwaitEnd) {
             self.line = match self.line.take() {
                 Some((Line::Std(stream), gid)) => {
                     Some((Line::Tokio(tokio::net::UnixStream::from_std(stream)?), gid))
@@ -473,7 +531,7 @@ impl<'a> Driver<'a> {
 
         let mut fds = self.awaited_fds();
         let line = match (&self.line, self.join.op()) {
-            (Some((Line::Tokio(stream), _)), Op::AwaitReady) => {
+            (Some((Line::Tokio(stream), _)), Op::AwaitReady | Op::AwaitEnd) => {
                 fds[0] = None;
                 Some(stream)
             }

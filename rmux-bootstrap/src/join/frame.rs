@@ -7,24 +7,68 @@
 use std::io;
 
 use super::fields::{Reader, Writer};
+use super::record::Phase;
+use crate::skew::{Build, Wish};
 
 const MAGIC: &[u8; 4] = b"RMUX";
 const VERSION: u8 = 1;
 const HEADER: usize = 8;
 /// Every frame is padded with empty lines to this length at least.
 pub(crate) const FRAME_MIN: usize = 256;
+/// The most that is sent of a text that people write.
+const TEXT_MAX: usize = 1024;
 
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
-    /// Client: tell me when you are ready; this connection is then the data connection.
-    Join,
+    /// Client: tell me when you are ready; this connection is then the data connection. And this is who asks.
+    Join(Applicant),
     /// Daemon: you are being served, from the next byte on.
     Ready(Identity),
     /// Daemon: not yet; this is what I am doing.
     Progress(String),
+    /// Client: how are you?
+    Query,
+    /// Daemon: the answer to that.
+    Report(Box<Report>),
+    /// Client: leave, for this reason. The end of this connection will be your end.
+    Leave(String),
+    /// Daemon: I am on my way, and this is my grace in milliseconds.
+    Leaving(u64),
+    /// Daemon, instead of READY: your build and mine do not fit by your own wish. Nobody has taken this connection.
+    Skew(Identity),
     /// A kind of a later version. Skipped by clients, refused by daemons.
     Unknown(u8),
+}
+
+/// Who asks to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Applicant {
+    pub(crate) build: Build,
+    pub(crate) wish: Wish,
+}
+
+impl Applicant {
+    /// Whoever is content with any daemon.
+    pub(crate) fn anybody() -> Self {
+        Self {
+            build: Build::default(),
+            wish: Wish::Join,
+        }
+    }
+}
+
+/// How a daemon is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) identity: Identity,
+    pub(crate) phase: Phase,
+    pub(crate) progress: String,
+    pub(crate) uptime_ms: u64,
+    pub(crate) grace_ms: u64,
+    pub(crate) connections: u64,
+    pub(crate) waiting: u64,
+    pub(crate) keep_alives: u64,
 }
 
 /// Who a daemon is.
@@ -32,24 +76,65 @@ pub(crate) enum Frame {
 pub(crate) struct Identity {
     pub(crate) pid: u32,
     pub(crate) generation: u64,
-    pub(crate) version: String,
-    pub(crate) build: String,
+    pub(crate) build: Build,
+}
+
+impl Identity {
+    fn write(&self, writer: Writer) -> Writer {
+        writer
+            .number("pid", self.pid)
+            .number("generation", self.generation)
+            .field("version", shortened(&self.build.version, TEXT_MAX))
+            .field("build", &self.build.id)
+    }
+
+    fn read(reader: &Reader<'_>) -> Self {
+        Self {
+            pid: reader.number("pid").unwrap_or_default(),
+            generation: reader.number("generation").unwrap_or_default(),
+            build: read_build(reader),
+        }
+    }
+}
+
+fn read_build(reader: &Reader<'_>) -> Build {
+    Build {
+        version: reader.text("version").unwrap_or_default(),
+        id: reader.text("build").unwrap_or_default(),
+    }
 }
 
 impl Frame {
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let writer = Writer::default();
         let (kind, writer) = match self {
-            Self::Join => (1, Writer::default()),
-            Self::Ready(identity) => (
-                2,
-                Writer::default()
-                    .number("pid", identity.pid)
-                    .number("generation", identity.generation)
-                    .field("version", &identity.version)
-                    .field("build", &identity.build),
+            Self::Join(applicant) => (
+                1,
+                writer
+                    .field("version", shortened(&applicant.build.version, TEXT_MAX))
+                    .field("build", &applicant.build.id)
+                    .field("on-skew", applicant.wish.name()),
             ),
-            Self::Progress(text) => (3, Writer::default().field("text", shortened(text, 1024))),
-            Self::Unknown(kind) => (*kind, Writer::default()),
+            Self::Ready(identity) => (2, identity.write(writer)),
+            Self::Progress(text) => (3, writer.field("text", shortened(text, TEXT_MAX))),
+            Self::Query => (4, writer),
+            Self::Report(report) => (
+                5,
+                report
+                    .identity
+                    .write(writer)
+                    .field("phase", report.phase.name())
+                    .field("progress", shortened(&report.progress, TEXT_MAX))
+                    .number("uptime-ms", report.uptime_ms)
+                    .number("grace-ms", report.grace_ms)
+                    .number("connections", report.connections)
+                    .number("waiting", report.waiting)
+                    .number("keep-alives", report.keep_alives),
+            ),
+            Self::Leave(reason) => (6, writer.field("reason", shortened(reason, TEXT_MAX))),
+            Self::Leaving(grace_ms) => (7, writer.number("grace-ms", *grace_ms)),
+            Self::Skew(identity) => (8, identity.write(writer)),
+            Self::Unknown(kind) => (*kind, writer),
         };
         let mut payload = writer.into_bytes();
         payload.truncate(usize::from(u16::MAX));
@@ -65,15 +150,28 @@ impl Frame {
 
     fn decode(kind: u8, payload: &[u8]) -> Self {
         let reader = Reader(payload);
+        let number = |key| reader.number(key).unwrap_or_default();
         match kind {
-            1 => Self::Join,
-            2 => Self::Ready(Identity {
-                pid: reader.number("pid").unwrap_or_default(),
-                generation: reader.number("generation").unwrap_or_default(),
-                version: reader.text("version").unwrap_or_default(),
-                build: reader.text("build").unwrap_or_default(),
+            1 => Self::Join(Applicant {
+                build: read_build(&reader),
+                wish: Wish::named(&reader.text("on-skew").unwrap_or_default()),
             }),
+            2 => Self::Ready(Identity::read(&reader)),
             3 => Self::Progress(reader.text("text").unwrap_or_default()),
+            4 => Self::Query,
+            5 => Self::Report(Box::new(Report {
+                identity: Identity::read(&reader),
+                phase: Phase::named(&reader.text("phase").unwrap_or_default()),
+                progress: reader.text("progress").unwrap_or_default(),
+                uptime_ms: number("uptime-ms"),
+                grace_ms: number("grace-ms"),
+                connections: number("connections"),
+                waiting: number("waiting"),
+                keep_alives: number("keep-alives"),
+            })),
+            6 => Self::Leave(reader.text("reason").unwrap_or_default()),
+            7 => Self::Leaving(number("grace-ms")),
+            8 => Self::Skew(Identity::read(&reader)),
             kind => Self::Unknown(kind),
         }
     }
@@ -149,16 +247,43 @@ impl Assembler {
 mod tests {
     use super::*;
 
+    fn build() -> Build {
+        Build {
+            version: "1.2.3".into(),
+            id: "b".into(),
+        }
+    }
+
+    fn identity() -> Identity {
+        Identity {
+            pid: 7,
+            generation: 9,
+            build: build(),
+        }
+    }
+
     fn all() -> Vec<Frame> {
         vec![
-            Frame::Join,
-            Frame::Progress("x".repeat(1000)),
-            Frame::Ready(Identity {
-                pid: 7,
-                generation: 9,
-                version: "1.2.3".into(),
-                build: "b".into(),
+            Frame::Join(Applicant {
+                build: build(),
+                wish: Wish::Replace,
             }),
+            Frame::Progress("x".repeat(1000)),
+            Frame::Ready(identity()),
+            Frame::Query,
+            Frame::Report(Box::new(Report {
+                identity: identity(),
+                phase: Phase::Closing,
+                progress: "half".into(),
+                uptime_ms: 1,
+                grace_ms: 2,
+                connections: 3,
+                waiting: 4,
+                keep_alives: 5,
+            })),
+            Frame::Leave("stopped".into()),
+            Frame::Leaving(u64::MAX),
+            Frame::Skew(identity()),
             Frame::Progress("line\nbreak".into()),
             Frame::Unknown(77),
         ]

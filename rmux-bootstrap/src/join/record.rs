@@ -9,10 +9,13 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::fields::{Reader, Writer};
 use crate::endpoint::fnv1a;
 use crate::error::StartupError;
+use crate::skew::Build;
+use crate::sys::process;
 
 const SIZE: usize = 8192;
 /// The most that is kept of a log's tail, escapes not counted.
@@ -41,6 +44,13 @@ const PHASES: [(Phase, &str); 5] = [
 ];
 
 impl Phase {
+    pub(crate) fn named(name: &str) -> Self {
+        PHASES
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map_or(Self::Unknown, |(phase, _)| *phase)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         PHASES
             .iter()
@@ -48,6 +58,18 @@ impl Phase {
             .map_or("unknown", |(_, name)| name)
     }
 }
+
+/// How a daemon ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tombstone {
+    pub(crate) pid: u32,
+    pub(crate) reason: String,
+    /// Wall clock; 0 where it could not say.
+    pub(crate) ended_unix_ms: u64,
+}
+
+/// What is kept of a reason on a tombstone.
+const EPITAPH_MAX: usize = 256;
 
 /// The record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,14 +85,17 @@ pub(crate) struct Record {
     /// Where the process is only the one that launched: how long the launch may take, in the milliseconds of this boot.
     pub(crate) until_ms: Option<u64>,
     pub(crate) boot: String,
-    pub(crate) version: String,
-    pub(crate) build: String,
+    pub(crate) build: Build,
     pub(crate) grace_ms: u64,
     /// Wall clock, for people only.
     pub(crate) started_unix_ms: u64,
     /// The raw wait status of a start-up that failed.
     pub(crate) status: Option<i32>,
     pub(crate) log: PathBuf,
+    /// Wall clock, for people only; 0 while it lives, and where it could not say.
+    pub(crate) ended_unix_ms: u64,
+    /// The daemon before this one.
+    pub(crate) last: Option<Tombstone>,
     /// Why it ended, or the tail of the log of a start-up that failed.
     pub(crate) reason: String,
 }
@@ -90,6 +115,53 @@ impl Record {
             }
         }
         Self::default()
+    }
+
+    /// The record of the next start, which this process makes.
+    pub(crate) fn next(&self, build: &Build, log: PathBuf) -> Self {
+        Self {
+            generation: self.generation.saturating_add(1),
+            phase: Phase::Starting,
+            pid: std::process::id(),
+            boot: process::boot_id(),
+            build: build.clone(),
+            started_unix_ms: unix_ms(),
+            log,
+            last: self.tombstone().or_else(|| self.last.clone()),
+            ..Self::default()
+        }
+    }
+
+    /// What the record of a daemon that does not live any more says about its end; `None` where there was no daemon.
+    pub(crate) fn tombstone(&self) -> Option<Tombstone> {
+        let mut reason = match (self.phase, self.reason.is_empty()) {
+            (Phase::Unknown, _) => return None,
+            (Phase::Exited, false) => self.reason.clone(),
+            (Phase::Exited, true) => "no reason given".to_owned(),
+            (Phase::Failed, _) => {
+                let how = self.status.map_or_else(
+                    || "could not be launched".to_owned(),
+                    |status| format!("ended in start-up with {}", ExitStatus::from_raw(status)),
+                );
+                match self.reason.lines().last() {
+                    Some(line) => format!("{how}: {line}"),
+                    None => how,
+                }
+            }
+            (Phase::Starting, _) => "killed or crashed in start-up".to_owned(),
+            (Phase::Ready, _) => "killed or crashed".to_owned(),
+            (Phase::Closing, _) => format!("killed or crashed while closing ({})", self.reason),
+        };
+        let mut end = reason.len().min(EPITAPH_MAX);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        reason.truncate(end);
+        Some(Tombstone {
+            pid: self.pid,
+            reason,
+            ended_unix_ms: self.ended_unix_ms,
+        })
     }
 
     /// The last generation whose failure is history to a call that finds this record when it begins: it neither reports
@@ -137,15 +209,22 @@ impl Record {
                 .field("phase", self.phase.name())
                 .number("pid", self.pid)
                 .field("boot", &self.boot)
-                .field("version", &self.version)
-                .field("build", &self.build)
+                .field("version", &self.build.version)
+                .field("build", &self.build.id)
                 .number("grace-ms", self.grace_ms)
                 .number("started-unix-ms", self.started_unix_ms)
+                .number("ended-unix-ms", self.ended_unix_ms)
                 .field("log", self.log.as_os_str().as_encoded_bytes());
             for (key, value) in [("since", self.since), ("until-ms", self.until_ms)] {
                 if let Some(value) = value {
                     writer = writer.number(key, value);
                 }
+            }
+            if let Some(last) = &self.last {
+                writer = writer
+                    .number("last-pid", last.pid)
+                    .number("last-ended-unix-ms", last.ended_unix_ms)
+                    .field("last-reason", &last.reason);
             }
             if let Some(status) = self.status {
                 writer = writer.number("status", status);
@@ -184,23 +263,37 @@ impl Record {
         let phase = reader.text("phase")?;
         Some(Self {
             generation: reader.number("generation")?,
-            phase: PHASES
-                .iter()
-                .find(|(_, name)| *name == phase)
-                .map_or(Phase::Unknown, |(phase, _)| *phase),
+            phase: Phase::named(&phase),
             pid: reader.number("pid")?,
             since: reader.number("since"),
             until_ms: reader.number("until-ms"),
             boot: reader.text("boot").unwrap_or_default(),
-            version: reader.text("version").unwrap_or_default(),
-            build: reader.text("build").unwrap_or_default(),
+            build: Build {
+                version: reader.text("version").unwrap_or_default(),
+                id: reader.text("build").unwrap_or_default(),
+            },
             grace_ms: reader.number("grace-ms").unwrap_or_default(),
             started_unix_ms: reader.number("started-unix-ms").unwrap_or_default(),
+            ended_unix_ms: reader.number("ended-unix-ms").unwrap_or_default(),
+            last: reader.number("last-pid").map(|pid| Tombstone {
+                pid,
+                reason: reader.text("last-reason").unwrap_or_default(),
+                ended_unix_ms: reader.number("last-ended-unix-ms").unwrap_or_default(),
+            }),
             status: reader.number("status"),
             log: std::ffi::OsString::from_vec(reader.bytes("log").unwrap_or_default()).into(),
             reason: reader.text("reason").unwrap_or_default(),
         })
     }
+}
+
+/// The wall clock, for people only.
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|age| u64::try_from(age.as_millis()).ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -216,6 +309,11 @@ mod tests {
             since: Some(7),
             until_ms: Some(8),
             status: Some(256),
+            last: Some(Tombstone {
+                pid: 41,
+                reason: "idle".into(),
+                ended_unix_ms: 9,
+            }),
             log: "/x/y.log".into(),
             reason: "two\nlines".into(),
             ..Record::default()

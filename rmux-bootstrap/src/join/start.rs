@@ -5,14 +5,15 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use super::record::{Phase, Record};
+use super::record::{Phase, Record, unix_ms};
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::hand_over::{self, Briefing};
 use crate::location::{self, Location};
 use crate::log::Log;
+use crate::skew::Build;
 use crate::sys::net::{self, Reached};
 use crate::sys::process::{self, Watched};
 use crate::sys::wait;
@@ -49,14 +50,10 @@ impl Start {
     pub(crate) fn record(
         &mut self,
         location: &Location,
-        version: &str,
+        build: &Build,
     ) -> Result<(), StartupError> {
         let log = Log::open(location)?;
-        self.record = starting_record(
-            self.record.generation.saturating_add(1),
-            version,
-            log.path.clone(),
-        );
+        self.record = self.record.next(build, log.path.clone());
         self.log = Some(log);
         self.write(location)
     }
@@ -70,11 +67,7 @@ impl Start {
         self.record = Record {
             since: process::start_time(std::process::id()),
             until_ms,
-            ..starting_record(
-                self.record.generation.saturating_add(1),
-                "",
-                PathBuf::default(),
-            )
+            ..self.record.next(&Build::default(), PathBuf::default())
         };
         self.write(location)
     }
@@ -114,6 +107,7 @@ impl Start {
     /// The launcher of a foreign daemon returned an error.
     pub(crate) fn record_launcher_error(&mut self, error: &io::Error) {
         self.record.phase = Phase::Failed;
+        self.record.ended_unix_ms = unix_ms();
         self.record.reason = format!("{error} (told by pid {})", self.record.pid);
         self.record.pid = 0;
         let _ = self.record.write(&self.lock);
@@ -197,6 +191,7 @@ impl Start {
     pub(crate) fn record_failure(&mut self) -> Record {
         self.record = Record {
             phase: Phase::Failed,
+            ended_unix_ms: unix_ms(),
             pid: self.child_pid().unwrap_or(self.record.pid),
             status: self.status.map(process::raw_status),
             reason: self.log.as_ref().map(Log::tail).unwrap_or_default(),
@@ -253,23 +248,4 @@ pub(crate) fn clear_stale(location: &Location, record: &Record) -> Result<bool, 
         }
     }
     Ok(true)
-}
-
-/// The record of a start that this process makes.
-pub(crate) fn starting_record(generation: u64, version: &str, log: PathBuf) -> Record {
-    Record {
-        generation,
-        phase: Phase::Starting,
-        pid: std::process::id(),
-        boot: process::boot_id(),
-        version: version.to_owned(),
-        build: crate::build::id(),
-        started_unix_ms: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .ok()
-            .and_then(|age| u64::try_from(age.as_millis()).ok())
-            .unwrap_or_default(),
-        log,
-        ..Record::default()
-    }
 }

@@ -17,6 +17,10 @@ pub(crate) enum Op {
     AwaitReady,
     /// Our own daemon closed our connection: wait for the child's end.
     AwaitChild,
+    /// The daemon is an older build: ask it to leave, on this connection.
+    AskToLeave,
+    /// Wait for the end of that connection, which is the end of that daemon.
+    AwaitEnd,
     /// Read the record, without the lock.
     ReadRecord,
     /// Open the lock file, try to lock it, compare it with its name, read the record.
@@ -48,6 +52,8 @@ pub(crate) enum Verdict {
     Died,
     /// Nothing runs, and this call may not start anything.
     NotRunning,
+    /// The daemon is another build, and the policy is not to use it.
+    Skewed,
 }
 
 /// What came of an operation.
@@ -65,6 +71,10 @@ pub(crate) enum Event {
     Full,
     /// The daemon serves this connection.
     Ready,
+    /// The daemon is an older build, to be replaced.
+    Outdated,
+    /// The daemon is another build, and not to be used.
+    Skewed,
     /// The connection ended before READY.
     Gone,
     /// The child has ended.
@@ -126,7 +136,8 @@ impl Join {
             Op::AwaitReady | Op::AwaitChild => self.after_wait(event),
             Op::ReadRecord => self.after_record(event),
             Op::TryLock => self.after_lock(event),
-            Op::Pause => Op::Connect,
+            Op::AskToLeave => Op::AwaitEnd,
+            Op::Pause | Op::AwaitEnd => Op::Connect,
             Op::ClearStale if event == Event::Occupied => self.let_go(Op::Pause),
             Op::ClearStale => Op::RecordStart,
             Op::RecordStart => Op::Listen,
@@ -155,6 +166,8 @@ impl Join {
         match event {
             Event::Ready if self.hold == Hold::Child => Op::Finish(Verdict::Started),
             Event::Ready => Op::Finish(Verdict::Joined),
+            Event::Outdated => self.let_go(Op::AskToLeave),
+            Event::Skewed => self.let_go(Op::Finish(Verdict::Skewed)),
             Event::ChildEnded => {
                 self.hold = Hold::DeadChild;
                 Op::ReadRecord
@@ -293,6 +306,30 @@ mod tests {
         assert_eq!(
             ops[2..],
             [Op::ReadRecord, Op::TryLock, Op::Pause, Op::Connect]
+        );
+    }
+
+    #[test]
+    fn an_older_daemon_is_asked_to_leave_and_its_end_is_waited_for_before_a_start() {
+        let ops = run(
+            true,
+            &[
+                Event::Connected,
+                Event::Outdated,
+                Event::Done,
+                Event::Gone,
+                Event::Nobody,
+            ],
+        );
+        assert_eq!(
+            ops[1..],
+            [
+                Op::AwaitReady,
+                Op::AskToLeave,
+                Op::AwaitEnd,
+                Op::Connect,
+                Op::TryLock
+            ]
         );
     }
 

@@ -130,8 +130,17 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
 
 /// `flock(LOCK_EX | LOCK_NB)`: whether this open file description holds the lock now.
 pub(crate) fn try_lock(file: impl AsFd) -> io::Result<bool> {
+    flock(file, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// `flock(LOCK_SH | LOCK_NB)`: whether nobody holds the lock exclusively.
+pub(crate) fn try_lock_shared(file: impl AsFd) -> io::Result<bool> {
+    flock(file, FlockOperation::NonBlockingLockShared)
+}
+
+fn flock(file: impl AsFd, operation: FlockOperation) -> io::Result<bool> {
     loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(&file, operation) {
             Ok(()) => return Ok(true),
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
             Err(rustix::io::Errno::INTR) => {}

@@ -131,6 +131,35 @@ pub(crate) fn pin(pid: u32) -> Option<OwnedFd> {
     }
 }
 
+/// Whether this process, which `pidfd` keeps from being another one, holds the flock on the file: one of its descriptors
+/// is that file, and the kernel says that its description carries the lock.
+#[cfg(target_os = "linux")]
+pub(crate) fn holds_lock(pid: u32, lock: super::fs::Inode) -> bool {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name();
+        let is_the_file = std::fs::metadata(format!("/proc/{pid}/fd/{}", name.display()))
+            .is_ok_and(|meta| super::fs::Facts::from(meta).inode == lock);
+        is_the_file
+            && std::fs::read_to_string(entry.path()).is_ok_and(|info| {
+                info.lines()
+                    .any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
+            })
+    })
+}
+
+/// Sends a signal to exactly the process that `pidfd` holds.
+#[cfg(target_os = "linux")]
+pub(crate) fn signal(pidfd: impl AsFd, signal: rustix::process::Signal) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, signal) {
+        // It has ended by itself.
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        result => Ok(result?),
+    }
+}
+
 /// What becomes readable when the child has ended.
 #[derive(Debug)]
 pub(crate) struct Watched {
@@ -308,6 +337,11 @@ fn default_signals() {
         // SAFETY: sets a default disposition, before this process has any handler of its own.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// Sends this very process `SIGTERM`.
+pub(crate) fn terminate_self() {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
 }
 
 /// A session of our own, a private umask, no directory held, a name that says what we are.

@@ -8,11 +8,15 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rmux_bootstrap::{Client, Connection, Daemon, Handle, Listener, Role};
+use rmux_bootstrap::{Client, Connection, Daemon, Handle, Listener, Role, SkewPolicy};
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+/// Whether `main` is to panic when it has nothing more to accept.
+static PANIC: AtomicBool = AtomicBool::new(false);
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -32,6 +36,8 @@ fn main() -> ExitCode {
             .deadline(milliseconds("FIXTURE_DEADLINE_MS").unwrap_or(Duration::from_secs(10)))
             .grace(milliseconds("FIXTURE_GRACE_MS").unwrap_or(Duration::from_secs(2)))
             .idle_timeout(milliseconds("FIXTURE_IDLE_MS").unwrap_or(Duration::MAX))
+            .version(std::env::var("FIXTURE_VERSION").unwrap_or_default())
+            .on_skew(policy())
             .run_async(play),
     }
 }
@@ -41,6 +47,14 @@ async fn play(role: Role) -> ExitCode {
         Role::Server(listener) => serve(listener).await,
         Role::Client(client) => ask(client).await,
     })
+}
+
+fn policy() -> SkewPolicy {
+    match std::env::var("FIXTURE_SKEW").as_deref() {
+        Ok("join") => SkewPolicy::Join,
+        Ok("fail") => SkewPolicy::Fail,
+        _ => SkewPolicy::Replace,
+    }
 }
 
 fn report(outcome: Outcome) -> ExitCode {
@@ -78,6 +92,7 @@ async fn serve(mut listener: Listener) -> Outcome {
             }
         });
     }
+    assert!(!PANIC.load(Ordering::SeqCst), "panics on purpose");
     Ok(())
 }
 
@@ -119,6 +134,11 @@ async fn answer(connection: Connection, handle: &Handle) -> Outcome {
                 ("slept".to_owned(), false)
             }
             ("helper", "") => (helper()?.to_string(), false),
+            ("panic", "") => {
+                handle.close();
+                PANIC.store(true, Ordering::SeqCst);
+                ("panicking".to_owned(), true)
+            }
             ("close", "") => {
                 handle.close();
                 ("closing".to_owned(), true)
@@ -184,6 +204,20 @@ async fn ask(client: Client) -> Outcome {
                 "{}",
                 request(&mut connection, &format!("slow {time}")).await?
             );
+        }
+        ["peek"] => match client.connect().await? {
+            Some(connection) => {
+                let pid = request(&mut BufReader::new(connection), "pid").await?;
+                println!("{pid} joined");
+            }
+            None => println!("nobody"),
+        },
+        ["status"] => println!("{:#?}", client.status().await?),
+        ["stop"] => println!("{:?}", client.stop().await?),
+        ["restart"] => {
+            let connection = client.restart().await?;
+            let pid = request(&mut BufReader::new(connection), "pid").await?;
+            println!("{pid} owner");
         }
         ["helper"] => {
             let mut connection = BufReader::new(client.connect_or_start().await?);

@@ -3,6 +3,9 @@
 //! A task of the runtime serves the control socket from the first moment on, so that callers wait at a live process
 //! while `main` still loads. `accept` takes them over one by one; only then do they read READY.
 
+mod control;
+mod load;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -11,19 +14,20 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+pub(crate) use self::load::Counted;
+use self::load::{Load, leave_when_idle};
 use crate::hand_over::Briefing;
-use crate::join::frame::{Assembler, Frame, Identity};
-use crate::join::record::{Phase, Record};
+use crate::join::frame::{Frame, Identity, Report};
+use crate::join::record::{Phase, Record, unix_ms};
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
-use crate::sys::process;
 use crate::sys::readiness;
 
 /// Without descriptors or memory, `accept` waits for one of our connections to end, or this long: what else in the
@@ -67,6 +71,8 @@ struct State {
     acceptor: Option<Waker>,
     handles_signals: bool,
     progress: Option<String>,
+    /// Whoever asked this daemon to leave: the end of these connections is its end.
+    farewells: Vec<UnixStream>,
 }
 
 /// How far this daemon is.
@@ -77,21 +83,6 @@ pub(crate) enum Stage {
     Closing,
 }
 
-/// What keeps this daemon busy.
-#[derive(Clone, Copy, Debug, Default)]
-struct Load {
-    open: usize,
-    keep_alives: usize,
-    /// Counts everything that came, so that a visit between two looks is seen.
-    visits: u64,
-}
-
-impl Load {
-    fn is_none(&self) -> bool {
-        self.open == 0 && self.keep_alives == 0
-    }
-}
-
 /// One daemon, for its whole life.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -99,6 +90,7 @@ pub(crate) struct Service {
     pub(crate) runtime: Runtime,
     lock: File,
     control_inode: Option<Inode>,
+    began: Instant,
     grace: Duration,
     /// `Duration::MAX`: never.
     idle_timeout: Duration,
@@ -134,13 +126,14 @@ impl Service {
             mut record,
             held,
         } = foundation;
-        record.grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        record.grace_ms = milliseconds(grace);
         let control_inode = inode_of(&briefing.control);
         let service = Arc::new(Self {
             control_inode,
             briefing,
             runtime: runtime.clone(),
             lock,
+            began: Instant::now(),
             grace,
             idle_timeout,
             state: Mutex::new(State {
@@ -150,6 +143,7 @@ impl Service {
                 acceptor: None,
                 handles_signals: false,
                 progress: None,
+                farewells: Vec::new(),
             }),
             stage: watch::Sender::new(Stage::Starting),
             load: watch::Sender::new(Load::default()),
@@ -157,7 +151,7 @@ impl Service {
         });
         let _context = runtime.enter();
         let control = readiness::listener(UnixListener::from(control))?;
-        runtime.spawn(serve_control(service.clone(), control));
+        runtime.spawn(control::serve(service.clone(), control));
         Ok(service)
     }
 
@@ -191,15 +185,41 @@ impl Service {
         self.state().waiting.pop_front()
     }
 
-    pub(crate) fn ready_frame(&self) -> Vec<u8> {
+    pub(crate) fn identity(&self) -> Identity {
         let state = self.state();
-        Frame::Ready(Identity {
+        Identity {
             pid: std::process::id(),
             generation: state.record.generation,
-            version: state.record.version.clone(),
             build: state.record.build.clone(),
-        })
-        .encode()
+        }
+    }
+
+    pub(crate) fn ready_frame(&self) -> Vec<u8> {
+        Frame::Ready(self.identity()).encode()
+    }
+
+    fn grace_ms(&self) -> u64 {
+        milliseconds(self.grace)
+    }
+
+    fn report(&self) -> Report {
+        let load = *self.load.borrow();
+        let identity = self.identity();
+        let state = self.state();
+        Report {
+            identity,
+            phase: match self.stage() {
+                Stage::Starting => Phase::Starting,
+                Stage::Ready => Phase::Ready,
+                Stage::Closing => Phase::Closing,
+            },
+            progress: state.progress.clone().unwrap_or_default(),
+            uptime_ms: milliseconds(self.began.elapsed()),
+            grace_ms: self.grace_ms(),
+            connections: load.open as u64,
+            waiting: state.waiting.len() as u64,
+            keep_alives: load.keep_alives as u64,
+        }
     }
 
     /// The first poll of `accept`: publishes the socket and says so.
@@ -301,6 +321,14 @@ impl Service {
         remove_if(&self.briefing.control, self.control_inode);
     }
 
+    /// The process is about to end for this reason. One that never served has failed to start, which its starter writes.
+    pub(crate) fn bury(&self, reason: &str) {
+        let mut state = self.state();
+        if state.record.phase != Phase::Starting {
+            self.write_phase(&mut state, Phase::Exited, reason);
+        }
+    }
+
     pub(crate) fn progress(&self, text: String) {
         let mut state = self.state();
         if self.stage() != Stage::Starting {
@@ -332,141 +360,11 @@ impl Service {
     /// The record informs; a disk that does not take it changes nothing about the daemon.
     fn write_phase(&self, state: &mut State, phase: Phase, reason: &str) {
         state.record.phase = phase;
+        if phase == Phase::Exited {
+            state.record.ended_unix_ms = unix_ms();
+        }
         reason.clone_into(&mut state.record.reason);
         let _ = state.record.write(&self.lock);
-    }
-}
-
-/// Counts an open connection, or a reason to stay, for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    service: Arc<Service>,
-    connection: bool,
-}
-
-impl Counted {
-    pub(crate) fn connection(service: &Arc<Service>) -> Self {
-        Self::new(service, true)
-    }
-
-    pub(crate) fn keep_alive(service: &Arc<Service>) -> Self {
-        Self::new(service, false)
-    }
-
-    fn new(service: &Arc<Service>, connection: bool) -> Self {
-        let counted = Self {
-            service: service.clone(),
-            connection,
-        };
-        counted.count(|count| count + 1, 1);
-        counted
-    }
-
-    fn count(&self, change: impl Fn(usize) -> usize, visits: u64) {
-        self.service.load.send_modify(|load| {
-            let count = if self.connection {
-                &mut load.open
-            } else {
-                &mut load.keep_alives
-            };
-            *count = change(*count);
-            load.visits += visits;
-        });
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.count(|count| count.saturating_sub(1), 0);
-    }
-}
-
-/// Closes the daemon once it has been without connections and keep-alives for `patience`.
-///
-/// Whoever comes while it closes loses nothing: the public socket's queue is still served, and a caller at the control
-/// socket goes on to the next daemon. So nothing needs to be asked before it closes, and nothing wakes up in between.
-async fn leave_when_idle(service: Arc<Service>, patience: Duration) {
-    let mut load = service.load.subscribe();
-    loop {
-        // Zero means: as soon as the first visit is over.
-        let quiet = |load: &Load| load.is_none() && (load.visits > 0 || !patience.is_zero());
-        if load.wait_for(quiet).await.is_err() {
-            return;
-        }
-        if patience.is_zero()
-            || tokio::time::timeout(patience, load.changed())
-                .await
-                .is_err()
-        {
-            service.close("idle");
-            return;
-        }
-    }
-}
-
-async fn serve_control(service: Arc<Service>, control: AsyncFd<UnixListener>) {
-    let mut load = service.load.subscribe();
-    loop {
-        let Ok(mut ready) = control.readable().await else {
-            return;
-        };
-        match ready.try_io(|listener| listener.get_ref().accept()) {
-            Err(_would_block) => {}
-            Ok(Ok((stream, _))) => greet(&service, stream),
-            Ok(Err(error)) if is_scarcity(&error) => {
-                let freed = async {
-                    let _ = load.changed().await;
-                };
-                let _ = tokio::time::timeout(SCARCITY_PAUSE, freed).await;
-            }
-            // The caller has gone before we came to it.
-            Ok(Err(_)) => {}
-        }
-    }
-}
-
-/// A newcomer at the control socket: checked before its first byte is read.
-fn greet(service: &Arc<Service>, stream: UnixStream) {
-    let Ok(peer) = net::credentials(&stream) else {
-        return;
-    };
-    if !process::same_user(peer.uid) || stream.set_nonblocking(true).is_err() {
-        return;
-    }
-    let mut assembler = Assembler::default();
-    match assembler.read(|buffer| io::Read::read(&mut &stream, buffer)) {
-        Ok(Some(Frame::Join)) => service.admit(Waiting { stream, peer }),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            let task = listen_to(service.clone(), stream, peer, assembler);
-            service.runtime.spawn(task);
-        }
-        // Not a request that we know, or gone: the end of the connection is the answer.
-        _ => {}
-    }
-}
-
-/// The same for a newcomer that has not said what it wants yet.
-async fn listen_to(
-    service: Arc<Service>,
-    stream: UnixStream,
-    peer: Credentials,
-    mut assembler: Assembler,
-) {
-    let Ok(stream) = tokio::net::UnixStream::from_std(stream) else {
-        return;
-    };
-    loop {
-        if stream.readable().await.is_err() {
-            return;
-        }
-        match assembler.read(|buffer| stream.try_read(buffer)) {
-            Ok(Some(Frame::Join)) => break,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            _ => return,
-        }
-    }
-    if let Ok(stream) = stream.into_std() {
-        service.admit(Waiting { stream, peer });
     }
 }
 
@@ -476,6 +374,10 @@ pub(crate) fn is_scarcity(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
     )
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn inode_of(path: &Path) -> Option<Inode> {

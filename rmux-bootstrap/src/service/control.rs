@@ -1,0 +1,122 @@
+//! The daemon's end of the control socket: who asks for what, from the first moment of the process to its last.
+
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+
+use tokio::io::unix::AsyncFd;
+
+use super::{SCARCITY_PAUSE, Service, Stage, Waiting, is_scarcity};
+use crate::join::frame::{Applicant, Assembler, Frame};
+use crate::skew::Fit;
+use crate::sys::net::{self, Credentials};
+use crate::sys::process;
+
+pub(super) async fn serve(service: Arc<Service>, control: AsyncFd<UnixListener>) {
+    let mut load = service.load.subscribe();
+    loop {
+        let Ok(mut ready) = control.readable().await else {
+            return;
+        };
+        match ready.try_io(|listener| listener.get_ref().accept()) {
+            Err(_would_block) => {}
+            Ok(Ok((stream, _))) => greet(&service, stream),
+            Ok(Err(error)) if is_scarcity(&error) => {
+                let freed = async {
+                    let _ = load.changed().await;
+                };
+                let _ = tokio::time::timeout(SCARCITY_PAUSE, freed).await;
+            }
+            // The caller has gone before we came to it.
+            Ok(Err(_)) => {}
+        }
+    }
+}
+
+/// A newcomer at the control socket: checked before its first byte is read.
+fn greet(service: &Arc<Service>, stream: UnixStream) {
+    let Ok(peer) = net::credentials(&stream) else {
+        return;
+    };
+    if !process::same_user(peer.uid) || stream.set_nonblocking(true).is_err() {
+        return;
+    }
+    let mut assembler = Assembler::default();
+    let first = match assembler.read(|buffer| io::Read::read(&mut &stream, buffer)) {
+        Ok(Some(Frame::Join(applicant))) if fits(service, &applicant) => {
+            service.admit(Waiting { stream, peer });
+            return;
+        }
+        Ok(Some(frame)) => Some(frame),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        // Not a request that we know, or gone: the end of the connection is the answer.
+        _ => return,
+    };
+    let talk = converse(service.clone(), stream, peer, assembler, first);
+    service.runtime.spawn(talk);
+}
+
+fn fits(service: &Service, applicant: &Applicant) -> bool {
+    let ours = service.identity().build;
+    applicant.wish.judge(&applicant.build, &ours) == Fit::Use
+}
+
+/// The same for a newcomer that has not said what it wants yet, or wants something else than to join.
+async fn converse(
+    service: Arc<Service>,
+    stream: UnixStream,
+    peer: Credentials,
+    mut assembler: Assembler,
+    mut next: Option<Frame>,
+) {
+    let Ok(stream) = tokio::net::UnixStream::from_std(stream) else {
+        return;
+    };
+    loop {
+        let answer = match next.take() {
+            Some(Frame::Join(applicant)) if fits(&service, &applicant) => {
+                if let Ok(stream) = stream.into_std() {
+                    service.admit(Waiting { stream, peer });
+                }
+                return;
+            }
+            Some(Frame::Join(_)) => Some(Frame::Skew(service.identity())),
+            Some(Frame::Query) => Some(Frame::Report(Box::new(service.report()))),
+            Some(Frame::Leave(reason)) => {
+                let _ = net::send(&stream, &Frame::Leaving(service.grace_ms()).encode());
+                if let Ok(stream) = stream.into_std() {
+                    service.leave(stream, &reason);
+                }
+                return;
+            }
+            Some(_) => return,
+            None => None,
+        };
+        if let Some(answer) = answer
+            && net::send(&stream, &answer.encode()).is_err()
+        {
+            return;
+        }
+        if stream.readable().await.is_err() {
+            return;
+        }
+        match assembler.read(|buffer| stream.try_read(buffer)) {
+            Ok(Some(frame)) => next = Some(frame),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+    }
+}
+
+impl Service {
+    /// Leaves because it was asked to. The end of `stream` will tell whoever asked that this process has ended.
+    fn leave(&self, stream: UnixStream, reason: &str) {
+        self.state().farewells.push(stream);
+        let before = self.stage();
+        self.close(reason);
+        if before == Stage::Starting {
+            // Nobody is served yet, and nothing says when `main` will look at its listener.
+            process::terminate_self();
+        }
+    }
+}
