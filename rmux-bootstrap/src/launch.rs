@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::hand_over::REMOVED_VARIABLES;
@@ -57,6 +58,7 @@ pub(crate) struct Launch {
     location: Location,
     lock: File,
     launched: Mutex<Option<(Watched, Log)>>,
+    has_launched: AtomicBool,
 }
 
 thread_local! {
@@ -71,6 +73,7 @@ impl Launch {
             location,
             lock,
             launched: Mutex::new(None),
+            has_launched: AtomicBool::new(false),
         })
     }
 
@@ -110,8 +113,12 @@ impl Launch {
                 ),
             ));
         }
-        if self.slot().is_some() {
-            return Err(told(&command, &io::ErrorKind::AlreadyExists.into()));
+        if self.has_launched.swap(true, Ordering::Relaxed) {
+            let error = io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "one start launches one daemon, and this one has launched another command already",
+            );
+            return Err(told(&command, &error));
         }
         let log = Log::open(&self.location).map_err(io::Error::other)?;
         for variable in REMOVED_VARIABLES {

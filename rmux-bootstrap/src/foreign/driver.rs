@@ -1,5 +1,6 @@
 //! Carries out what [`step`](super::step) says.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::earlier::Earlier;
 use super::outcome::StartupOutcome;
 use super::step::{Event, Foreign, Hold, Op, Verdict};
+use crate::daemon::DEFAULT_STARTUP_DEADLINE;
 use crate::deadline::Deadline;
 use crate::error::StartupError;
 use crate::join::door;
@@ -27,6 +29,9 @@ use crate::sys::{fs, process, readiness, reaper};
 /// The shortest pause before something is looked at again; most gaps last for a few system calls of another process.
 const PAUSE_FIRST: Duration = Duration::from_micros(50);
 
+/// Longer than anybody waits between two looks.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
 /// One call.
 #[derive(Debug)]
 pub(super) struct Call<'a> {
@@ -42,6 +47,12 @@ pub(super) struct Call<'a> {
     starter: Option<(UnixStream, Assembler)>,
     room: Option<Room>,
     start: Option<Start>,
+    /// The lock's second descriptor, for the launch.
+    shared_lock: Option<File>,
+    /// The lock file that somebody else holds, also when its name has gone.
+    busy_lock: Option<File>,
+    /// A starter has gone; the next one that is met is not asked in the same breath.
+    starter_has_gone: bool,
     earlier: Option<Earlier>,
     launcher_error: Option<io::Error>,
     /// What serves is what this call has launched.
@@ -80,6 +91,9 @@ impl<'a> Call<'a> {
             starter: None,
             room: None,
             start: None,
+            shared_lock: None,
+            busy_lock: None,
+            starter_has_gone: false,
             earlier: None,
             launcher_error: None,
             started: false,
@@ -98,6 +112,11 @@ impl<'a> Call<'a> {
     {
         let mut launcher = Some(launcher);
         loop {
+            // However fast one thing follows the other, the executor's other tasks get their turn.
+            tokio::task::consume_budget().await;
+            if self.comes_too_late() {
+                return Err(self.too_late());
+            }
             let event = match (self.flow.op(), launcher.take()) {
                 (Op::Finish(verdict), _) => return self.conclude(verdict),
                 (Op::Launch, Some(launcher)) => self.launch(launcher).await?,
@@ -112,6 +131,17 @@ impl<'a> Call<'a> {
             if self.flow.hold() == Hold::Nothing {
                 self.let_go();
             }
+        }
+    }
+
+    /// Whether the deadline ends the call before the due operation: nothing is created, judged or launched after it. The
+    /// first look is made whatever the deadline, and one that is zero allows for nothing else.
+    fn comes_too_late(&self) -> bool {
+        match self.flow.op() {
+            Op::Judge | Op::Listen | Op::RecordStart | Op::Launch => self.deadline.is_over(),
+            Op::TryLock => self.deadline.is_over() && self.polling_since.is_none(),
+            Op::AwaitStarter => self.deadline.is_over() && self.starter_has_gone,
+            _ => false,
         }
     }
 
@@ -132,31 +162,31 @@ impl<'a> Call<'a> {
         Ok(Some(match self.flow.op() {
             Op::Probe => self.probe()?.unwrap_or(Event::Nobody),
             Op::AwaitRoom => return self.await_room(),
-            // One look is all that a call with a zero deadline makes: nothing is created or launched for it.
-            Op::TryLock if self.deadline.is_over() && self.polling_since.is_none() => {
-                return Ok(None);
-            }
             Op::TryLock => self.try_lock()?,
             Op::AwaitStarter => return self.await_starter(),
             Op::ReadRecord => {
-                self.record = lock::read_record(&self.location.lock)?;
+                // What became of the start is written into the file that was locked for it, whatever has that name now.
+                let written = self.busy_lock.as_ref().map(Record::read);
+                self.record = match written {
+                    Some(record) if record.phase_after(self.history) == Phase::Failed => record,
+                    _ => lock::read_record(&self.location.lock)?,
+                };
                 Event::Record(self.record.phase_after(self.history))
             }
             Op::Judge => self.judge()?,
-            Op::Listen => {
-                self.polling_since = None;
-                let control = &self.location.control;
-                if let Some(start) = self.start.as_mut().filter(|start| !start.is_listening()) {
-                    start.listen(control)?;
-                }
-                Event::Done
-            }
+            Op::Listen => self.listen()?,
             Op::AwaitEarlier => return self.await_earlier(),
             Op::RecordStart => {
                 let left = self.deadline.remaining();
                 let until = left.and_then(|left| u64::try_from(left.as_millis()).ok());
                 let until = until.and_then(|left| process::boot_ms().checked_add(left));
                 if let Some(start) = &mut self.start {
+                    // First what may fail: once it is written, others wait for the launch.
+                    let shared = start.share_lock();
+                    self.shared_lock = Some(shared.map_err(|source| StartupError::Lock {
+                        path: self.location.lock.clone(),
+                        source,
+                    })?);
                     start.record_launch(self.location, until)?;
                 }
                 Event::Done
@@ -178,7 +208,7 @@ impl<'a> Call<'a> {
     fn probe(&mut self) -> Result<Option<Event>, StartupError> {
         let socket = &self.location.socket;
         let reached = door::knock(self.location, socket)?;
-        if self.history.is_none() && matches!(reached, Reached::Nobody) {
+        if self.history.is_none() && !matches!(reached, Reached::Queued(_)) {
             // What is wrong with the file is told when it is locked.
             let found = lock::read_record(&self.location.lock).unwrap_or_default();
             self.history = Some(found.history());
@@ -220,7 +250,11 @@ impl<'a> Call<'a> {
         self.location.prepare()?;
         let (record, locked) = match lock::attempt(&self.location.lock, true)? {
             Attempt::Locked(lock) => (Record::read(&lock), Some(lock)),
-            Attempt::Busy(file) => (Record::read(&file), None),
+            Attempt::Busy(file) => {
+                let record = Record::read(&file);
+                self.busy_lock = Some(file);
+                (record, None)
+            }
             Attempt::Missing => (Record::default(), None),
         };
         self.record = record;
@@ -240,6 +274,9 @@ impl<'a> Call<'a> {
             return Ok(Some(event));
         }
         if self.starter.is_none() {
+            if self.starter_has_gone && !self.has_waited {
+                return Ok(None);
+            }
             let Reached::Queued(stream) = door::knock(self.location, &self.location.control)?
             else {
                 // One of the short gaps of a start, or a caller that goes by another protocol: to be asked again, for
@@ -249,7 +286,9 @@ impl<'a> Call<'a> {
             door::verify(self.location, &stream)?;
             door::ask(self.location, &stream, &Frame::Join(Applicant::anybody()))?;
             self.starter = Some((stream, Assembler::default()));
-            self.polling_since = None;
+            if !self.starter_has_gone {
+                self.polling_since = None;
+            }
         }
         let Some((stream, assembler)) = &mut self.starter else {
             return Ok(None);
@@ -268,6 +307,7 @@ impl<'a> Call<'a> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Ok(None) | Err(_) => {
                     self.starter = None;
+                    self.starter_has_gone = true;
                     return Ok(Some(Event::Gone));
                 }
             }
@@ -288,7 +328,13 @@ impl<'a> Call<'a> {
                 Reached::Queued(_) | Reached::Full => return Ok(Event::Elsewhere),
             }
         }
-        self.earlier = Earlier::of(&self.record);
+        self.earlier = Earlier::of(&self.record).map_err(|source| {
+            StartupError::filesystem(
+                "look at the process that is told of in",
+                &self.location.lock,
+                source,
+            )
+        })?;
         if self.earlier.is_some() {
             return Ok(Event::Underway);
         }
@@ -297,9 +343,29 @@ impl<'a> Call<'a> {
             if net::is_held(socket).map_err(failed)? {
                 return Ok(Event::Underway);
             }
-            // What has taken the name since is not what was judged.
-            if location::check_socket(socket)?.is_some_and(|now| now.inode == seen.inode) {
-                remove(socket)?;
+            match location::check_socket(socket)? {
+                Some(now) if now.inode == seen.inode => remove(socket)?,
+                // What has taken the name since is not what was judged.
+                Some(_) => return Ok(Event::Nobody),
+                None => {}
+            }
+        }
+        Ok(Event::Done)
+    }
+
+    /// Listens at the control socket, so that everybody can wait there; still under the lock that counts.
+    fn listen(&mut self) -> Result<Event, StartupError> {
+        self.polling_since = None;
+        let control = &self.location.control;
+        if let Some(start) = &mut self.start {
+            if !start.is_listening() {
+                start.listen(control)?;
+            }
+            let is_named = start.is_still_named(self.location).map_err(|source| {
+                StartupError::filesystem("look at", &self.location.lock, source)
+            })?;
+            if !is_named {
+                return Ok(Event::Elsewhere);
             }
         }
         Ok(Event::Done)
@@ -311,10 +377,10 @@ impl<'a> Call<'a> {
         }
         let socket = &self.location.socket;
         let goes_on = match &self.earlier {
-            Some(earlier) => !earlier.has_ended(),
-            None => net::is_held(socket)
-                .map_err(|source| StartupError::filesystem("probe", socket, source))?,
-        };
+            Some(earlier) => earlier.has_ended().map(|ended| !ended),
+            None => net::is_held(socket),
+        }
+        .map_err(|source| StartupError::filesystem("probe", socket, source))?;
         Ok((!goes_on).then_some(Event::Gone))
     }
 
@@ -324,13 +390,9 @@ impl<'a> Call<'a> {
         L: FnOnce() -> F,
         F: Future<Output = io::Result<()>>,
     {
-        let Some(start) = &mut self.start else {
+        let (Some(start), Some(lock)) = (&mut self.start, self.shared_lock.take()) else {
             return Ok(Event::Done);
         };
-        let lock = start.share_lock().map_err(|source| StartupError::Lock {
-            path: self.location.lock.clone(),
-            source,
-        })?;
         let launch = Launch::new(self.location.clone(), lock);
         let mut work = pin!(launch.enter(launcher));
         let deadline = self.deadline;
@@ -375,10 +437,18 @@ impl<'a> Call<'a> {
         self.started = self.has_started(pid);
         let separate = pid.is_some_and(|pid| pid != std::process::id());
         if let Some(start) = &mut self.start {
+            let child_is_another = !self.started && start.child_pid().is_some();
+            if child_is_another && !start.child_has_ended().unwrap_or(false) {
+                // Somebody else's daemon came first, and ours may still come. The record stays about ours, which keeps
+                // its share of the lock.
+                start.stop_listening(&self.location.control);
+                return;
+            }
             start.record_answer(pid, self.started && separate);
             start.stop_listening(&self.location.control);
             start.unlock();
-            if let (None, Some(pid), true) = (start.child_pid(), pid, separate) {
+            if let (true, None, Some(pid), true) = (self.started, start.child_pid(), pid, separate)
+            {
                 reaper::forgotten(pid);
             }
         }
@@ -386,16 +456,18 @@ impl<'a> Call<'a> {
 
     /// Whether what serves is what this call has launched.
     fn has_started(&self, pid: Option<u32>) -> bool {
+        let child = self.start.as_ref().and_then(Start::child_pid);
         let Some(pid) = pid else {
-            // The system does not tell; the launcher did run, and nobody had answered before.
-            return true;
+            // A process that cannot be seen from here is no child of ours. Where no peer's pid is ever told: the launcher
+            // did run, and nobody had answered before.
+            return child.is_none() || !cfg!(any(target_os = "linux", target_os = "android"));
         };
-        match self.start.as_ref().and_then(Start::child_pid) {
+        match child {
             Some(child) => process::descends_from(pid, child),
             None if pid == std::process::id() => true,
             // The launcher's child is not known. What serves must be younger than this call.
             None => match (self.began, process::start_time(pid)) {
-                (Some(began), Some(since)) => since >= began,
+                (Some(began), Ok(Some(since))) => since >= began,
                 _ => true,
             },
         }
@@ -411,6 +483,10 @@ impl<'a> Call<'a> {
             }
             // Not before it is written: this wakes whoever reads it.
             start.stop_listening(control);
+            if self.launcher_error.is_none() {
+                // The child is dead. What it has started may still share the lock, which was not meant for it.
+                start.unlock();
+            }
         }
     }
 
@@ -448,11 +524,21 @@ impl<'a> Call<'a> {
         let earlier = match self.flow.op() {
             Op::AwaitEarlier => self.earlier.take(),
             Op::AwaitRoom | Op::AwaitStarter if self.starter.is_none() => {
-                Earlier::of(&lock::read_record(&self.location.lock).unwrap_or_default())
+                let record = lock::read_record(&self.location.lock).unwrap_or_default();
+                Earlier::of(&record).ok().flatten()
             }
             _ => None,
         };
         let pid = earlier.as_ref().map(|earlier| earlier.pid);
+        if earlier.as_ref().is_some_and(|earlier| earlier.is_unknown) {
+            let lock = self.location.lock.display();
+            return busy(
+                pid,
+                &format!(
+                    "perhaps still starting: it cannot be seen from here, and its starter is gone; if it has ended, remove {lock}"
+                ),
+            );
+        }
         match (self.flow.op(), earlier.map(|earlier| earlier.phase)) {
             (Op::AwaitRoom, _) => busy(pid, "alive, but its queue of connections is full"),
             (_, Some(Phase::Ready)) => busy(
@@ -481,6 +567,10 @@ impl<'a> Call<'a> {
     /// Gives up what is held. Whoever waited for this call's start goes on.
     fn let_go(&mut self) {
         if let Some(mut start) = self.start.take() {
+            let is_open = matches!(self.flow.op(), Op::Launch | Op::AwaitDaemon | Op::AwaitRoom);
+            if is_open && self.flow.hold() != Hold::Nothing {
+                start.bound_launch(DEFAULT_STARTUP_DEADLINE);
+            }
             start.stop_listening(&self.location.control);
         }
         self.earlier = None;
@@ -522,7 +612,9 @@ impl<'a> Call<'a> {
     /// `listen` after it. But closing its descriptor waits for a grace period of the kernel, which costs more than it
     /// saves: 2 to 18 ms were measured.)
     fn pause(&mut self) -> Option<Duration> {
-        let longest = self.poll_interval.max(Duration::from_millis(1));
+        let longest = self
+            .poll_interval
+            .clamp(Duration::from_millis(1), LONGEST_PAUSE);
         let part = match self.flow.op() {
             Op::AwaitRoom => return None,
             // The starter's end wakes us; this is for one that is stopped.

@@ -1,53 +1,80 @@
 //! A start that somebody else has made and that may still come to answer.
 //!
 //! A foreign daemon cannot hold the lock, so after its starter's end only the record knows of it. What the record says
-//! is believed in one direction alone: it may hold a launch or a removal back, and nothing is ever signalled by it.
+//! is believed in one direction alone: it may hold a launch or a removal back, and nothing is ever signalled by it. What
+//! cannot be known holds it back as well.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use crate::join::record::{Phase, Record};
-use crate::sys::process;
+use crate::join::record::{Foreign, Phase, Record};
+use crate::sys::{process, wait};
 
 /// The process that a launch or a removal has to wait for.
 #[derive(Debug)]
 pub(crate) struct Earlier {
     pub(crate) pid: u32,
-    since: u64,
-    pidfd: Option<OwnedFd>,
-    /// Where it is only the launching process: the end of its launch, in milliseconds of this boot.
-    until_ms: Option<u64>,
     pub(crate) phase: Phase,
+    /// Whether the process lives cannot be told from here: it is of other namespaces, or there is no procfs.
+    pub(crate) is_unknown: bool,
+    identity: Foreign,
+    pidfd: Option<OwnedFd>,
 }
 
 impl Earlier {
-    /// The start that the record tells of, if its process lives.
-    pub(crate) fn of(record: &Record) -> Option<Self> {
-        let since = record.since?;
-        if !matches!(record.phase, Phase::Starting | Phase::Ready)
-            || record.boot != process::boot_id()
-        {
-            return None;
-        }
-        // First the hold, then the comparison: so both are about the same process.
-        let earlier = Self {
-            pidfd: process::pin(record.pid),
-            pid: record.pid,
-            since,
-            until_ms: record.until_ms,
-            phase: record.phase,
+    /// The start that the record tells of, unless its process has ended.
+    pub(crate) fn of(record: &Record) -> io::Result<Option<Self>> {
+        let Some(identity) = record.foreign.clone() else {
+            return Ok(None);
         };
-        (!earlier.has_ended()).then_some(earlier)
+        let is_over = !matches!(record.phase, Phase::Starting | Phase::Ready);
+        if is_over || record.boot != process::boot_id() {
+            return Ok(None);
+        }
+        let is_unknown = identity.since.is_none()
+            || identity.namespaces != process::namespaces()
+            || !process::knows_start_times();
+        if is_unknown && record.phase == Phase::Ready {
+            // It did serve. Whether it still does, its socket tells.
+            return Ok(None);
+        }
+        let mut earlier = Self {
+            pid: record.pid,
+            phase: record.phase,
+            is_unknown,
+            identity,
+            pidfd: None,
+        };
+        if !is_unknown {
+            // First the hold, then the comparison: so both are about the same process.
+            earlier.pidfd = process::pin(record.pid);
+            let since = process::start_time(record.pid)?;
+            if since != earlier.identity.since {
+                return Ok(None);
+            }
+        }
+        Ok((!earlier.has_ended()?).then_some(earlier))
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        process::start_time(self.pid) != Some(self.since) || self.left() == Some(Duration::ZERO)
+    pub(crate) fn has_ended(&self) -> io::Result<bool> {
+        if self.is_unknown {
+            return Ok(false);
+        }
+        if self.left() == Some(Duration::ZERO) {
+            return Ok(true);
+        }
+        match &self.pidfd {
+            Some(pidfd) => wait::readable(&[pidfd.as_fd()], Some(Duration::ZERO)),
+            None => Ok(process::start_time(self.pid)? != self.identity.since),
+        }
     }
 
     /// How long the launch may still take; `None`: for as long as the process lives.
     pub(crate) fn left(&self) -> Option<Duration> {
-        self.until_ms
-            .map(|until| Duration::from_millis(until.saturating_sub(process::boot_ms())))
+        let until = self.identity.until_ms.filter(|_| !self.is_unknown)?;
+        let left = until.saturating_sub(process::boot_ms());
+        Some(Duration::from_millis(left))
     }
 
     pub(crate) fn signal_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -54,7 +54,9 @@ pub const STARTUP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// daemon *has been launched*; then the socket is waited for. [`launch::command`](crate::launch::command) is the launcher
 /// for a [`Command`](std::process::Command): it detaches the daemon, keeps its output in a log, and makes its death the
 /// end of the wait, with the reason. A launcher of your own can do anything, bind the socket within this process too; but
-/// then the daemon's process is not known, and a daemon that dies in start-up costs the whole deadline.
+/// then the daemon's process is not known, and a daemon that dies in start-up costs the whole deadline. Where what serves
+/// turns out to be a child of this process that the launcher has started, it is reaped three seconds after its end, so
+/// that a forgotten one does not stay a zombie: whoever wants its status waits for it before.
 ///
 /// # What happens, in this order
 /// 1. The directories and the socket are checked, the socket is tried. A daemon that answers and runs under our user:
@@ -71,7 +73,8 @@ pub const STARTUP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// A foreign daemon cannot hold the lock, so its caller does, until the socket answers. When the caller ends earlier (it
 /// is killed, its deadline ends, its future is dropped), later callers wait for what it has launched:
 /// with [`launch::command`](crate::launch::command) for as long as that process lives, with another launcher for as
-/// long as the launching process lives and its deadline has not passed. A daemon that this crate has started and that
+/// long as the launching process lives and its deadline has not passed (an unbounded one passes 20 seconds after the call
+/// was dropped). A daemon that this crate has started and that
 /// lives, but whose socket is gone, is waited for in the same way: it may be about to leave, and a second one must not
 /// meet it. At the deadline that is [`DaemonBusy`](StartupError::DaemonBusy), with the pid.
 ///

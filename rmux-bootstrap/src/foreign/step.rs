@@ -66,7 +66,7 @@ pub(crate) enum Event {
     Gone,
     /// Holding the lock: an earlier start may still come to answer.
     Underway,
-    /// Holding the lock: a start is made by somebody who does not hold it; its file had been removed.
+    /// Holding the lock: its file has been removed or replaced, so somebody else may hold the one that counts.
     Elsewhere,
     /// The launcher failed, or its child is dead.
     Failed,
@@ -145,7 +145,7 @@ impl Foreign {
             }
             (Op::TryLock, _) => Op::AwaitStarter,
             (Op::AwaitStarter, Event::Gone) => Op::ReadRecord,
-            (Op::AwaitStarter | Op::ReadRecord, _) => Op::Probe,
+            (Op::AwaitStarter | Op::ReadRecord, _) | (Op::Judge, Event::Nobody) => Op::Probe,
 
             (Op::Judge, Event::Elsewhere) => self.let_go(Op::AwaitStarter),
             (Op::Judge, Event::Underway) => {
@@ -154,11 +154,12 @@ impl Foreign {
             }
             (Op::Judge, _) => {
                 self.hold = Hold::Lock;
-                Op::RecordStart
+                Op::Listen
             }
-            (Op::RecordStart, _) => Op::Listen,
+            (Op::Listen, Event::Elsewhere) => self.let_go(Op::TryLock),
             (Op::Listen, _) if self.hold == Hold::Guard => Op::AwaitEarlier,
-            (Op::Listen, _) => Op::Launch,
+            (Op::Listen, _) => Op::RecordStart,
+            (Op::RecordStart, _) => Op::Launch,
             (Op::AwaitEarlier, _) => Op::Judge,
 
             (Op::Launch | Op::AwaitDaemon, Event::Failed) => Op::RecordFailure,
@@ -212,8 +213,8 @@ mod tests {
                 Op::TryLock,
                 Op::Probe,
                 Op::Judge,
-                Op::RecordStart,
                 Op::Listen,
+                Op::RecordStart,
                 Op::Launch,
                 Op::AwaitDaemon,
                 Op::RecordAnswer,
@@ -233,7 +234,7 @@ mod tests {
         let (ops, _) = run(&[&events[..], &[Event::Answered]].concat());
         assert_eq!(ops.last(), Some(&Op::Finish(Verdict::Joined)));
         let (ops, _) = run(&[&events[..], &[Event::Gone, Event::Done]].concat());
-        assert_eq!(ops.last(), Some(&Op::RecordStart));
+        assert_eq!(ops.last(), Some(&Op::Listen));
     }
 
     #[test]

@@ -329,6 +329,8 @@ impl<'a> Driver<'a> {
             let _ = net::send(line.fd(), &frame);
         }
         self.fresh = true;
+        // Where it was still starting, its end looks like a failure, which is our own doing.
+        self.history = self.history.max(Some(self.daemon.generation));
         Event::Done
     }
 

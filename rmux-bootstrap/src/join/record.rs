@@ -59,6 +59,28 @@ impl Phase {
     }
 }
 
+/// What tells a foreign daemon's process from a later one with its pid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Foreign {
+    /// When it began, in the system's own units, where that is known.
+    pub(crate) since: Option<u64>,
+    /// In which namespaces these numbers mean something.
+    pub(crate) namespaces: String,
+    /// Where it is only the process that launched: how long the launch may take, in milliseconds of this boot.
+    pub(crate) until_ms: Option<u64>,
+}
+
+impl Foreign {
+    /// A living process, as it is seen from here.
+    pub(crate) fn of(pid: u32, until_ms: Option<u64>) -> io::Result<Self> {
+        Ok(Self {
+            since: process::start_time(pid)?,
+            namespaces: process::namespaces(),
+            until_ms,
+        })
+    }
+}
+
 /// How a daemon ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tombstone {
@@ -79,11 +101,9 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     /// The daemon; before it has taken over, its starter. 0 where a start failed before there was a process.
     pub(crate) pid: u32,
-    /// When that process began, in the system's own units. Only in the record of a foreign daemon: that one cannot hold
-    /// the lock, so the pid has to tell whether it may still come to answer.
-    pub(crate) since: Option<u64>,
-    /// Where the process is only the one that launched: how long the launch may take, in the milliseconds of this boot.
-    pub(crate) until_ms: Option<u64>,
+    /// Only in the record of a foreign daemon, which cannot hold the lock: so the pid has to tell whether it may still
+    /// come to answer.
+    pub(crate) foreign: Option<Foreign>,
     pub(crate) boot: String,
     pub(crate) build: Build,
     pub(crate) grace_ms: u64,
@@ -215,9 +235,12 @@ impl Record {
                 .number("started-unix-ms", self.started_unix_ms)
                 .number("ended-unix-ms", self.ended_unix_ms)
                 .field("log", self.log.as_os_str().as_encoded_bytes());
-            for (key, value) in [("since", self.since), ("until-ms", self.until_ms)] {
-                if let Some(value) = value {
-                    writer = writer.number(key, value);
+            if let Some(foreign) = &self.foreign {
+                writer = writer.field("namespaces", &foreign.namespaces);
+                for (key, value) in [("since", foreign.since), ("until-ms", foreign.until_ms)] {
+                    if let Some(value) = value {
+                        writer = writer.number(key, value);
+                    }
                 }
             }
             if let Some(last) = &self.last {
@@ -265,8 +288,11 @@ impl Record {
             generation: reader.number("generation")?,
             phase: Phase::named(&phase),
             pid: reader.number("pid")?,
-            since: reader.number("since"),
-            until_ms: reader.number("until-ms"),
+            foreign: reader.text("namespaces").map(|namespaces| Foreign {
+                since: reader.number("since"),
+                namespaces,
+                until_ms: reader.number("until-ms"),
+            }),
             boot: reader.text("boot").unwrap_or_default(),
             build: Build {
                 version: reader.text("version").unwrap_or_default(),
@@ -306,8 +332,11 @@ mod tests {
             generation: 3,
             phase: Phase::Failed,
             pid: 42,
-            since: Some(7),
-            until_ms: Some(8),
+            foreign: Some(Foreign {
+                since: Some(7),
+                namespaces: "1:2".into(),
+                until_ms: Some(8),
+            }),
             status: Some(256),
             last: Some(Tombstone {
                 pid: 41,

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::record::{Phase, Record, unix_ms};
+use super::record::{Foreign, Phase, Record, unix_ms};
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::hand_over::{self, Briefing};
 use crate::location::{self, Location};
+use crate::lock;
 use crate::log::Log;
 use crate::skew::Build;
 use crate::sys::net::{self, Reached};
@@ -64,9 +65,15 @@ impl Start {
         location: &Location,
         until_ms: Option<u64>,
     ) -> Result<(), StartupError> {
+        let launching = Foreign::of(std::process::id(), until_ms).map_err(|source| {
+            StartupError::filesystem(
+                "tell the start time of the caller for",
+                &location.lock,
+                source,
+            )
+        })?;
         self.record = Record {
-            since: process::start_time(std::process::id()),
-            until_ms,
+            foreign: Some(launching),
             ..self.record.next(&Build::default(), PathBuf::default())
         };
         self.write(location)
@@ -86,8 +93,12 @@ impl Start {
     /// The foreign daemon that has been launched; from now on its own pid tells whether a start is under way.
     pub(crate) fn launched(&mut self, child: Watched, log: Log) {
         self.record.pid = child.pid();
-        self.record.since = process::start_time(child.pid());
-        self.record.until_ms = None;
+        // Where its start time cannot be read, later callers know that they do not know.
+        let namespaces = process::namespaces();
+        self.record.foreign = Some(Foreign::of(child.pid(), None).unwrap_or(Foreign {
+            namespaces,
+            ..Foreign::default()
+        }));
         self.record.log.clone_from(&log.path);
         self.log = Some(log);
         self.child = Some(child);
@@ -95,13 +106,31 @@ impl Start {
         let _ = self.record.write(&self.lock);
     }
 
-    /// A foreign daemon answers. `process` where it is a process that this call has started.
+    /// A foreign daemon answers. `own`: it is a process that this call has started.
     pub(crate) fn record_answer(&mut self, pid: Option<u32>, own: bool) {
         self.record.phase = Phase::Ready;
         self.record.pid = pid.unwrap_or(0);
-        self.record.since = pid.filter(|_| own).and_then(process::start_time);
-        self.record.until_ms = None;
+        self.record.foreign = pid
+            .filter(|_| own)
+            .and_then(|pid| Foreign::of(pid, None).ok());
         let _ = self.record.write(&self.lock);
+    }
+
+    /// The call ends without knowing what becomes of its launch: from now on that has a bound, if it had none.
+    pub(crate) fn bound_launch(&mut self, patience: Duration) {
+        let is_child = self.child.is_some();
+        if let Some(launching) = self.record.foreign.as_mut().filter(|_| !is_child)
+            && launching.until_ms.is_none()
+        {
+            let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            launching.until_ms = Some(process::boot_ms().saturating_add(patience));
+            let _ = self.record.write(&self.lock);
+        }
+    }
+
+    /// Whether the lock file's name still is the file that is held.
+    pub(crate) fn is_still_named(&self, location: &Location) -> io::Result<bool> {
+        lock::still_named(&location.lock, &fs::facts_of(&self.lock)?)
     }
 
     /// The launcher of a foreign daemon returned an error.

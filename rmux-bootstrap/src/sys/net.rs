@@ -138,7 +138,14 @@ pub(crate) fn connect_waiting(path: &Path, patience: Duration) -> io::Result<Rea
         rustix::net::sockopt::Timeout::Send,
         Some(patience),
     )?;
-    match rustix::net::connect(&socket, &target.address) {
+    let connected = loop {
+        match rustix::net::connect(&socket, &target.address) {
+            // The time-out begins anew; the caller looks at its deadline in between.
+            Err(Errno::INTR) => {}
+            result => break result,
+        }
+    };
+    match connected {
         Ok(()) => {
             let stream = UnixStream::from(socket);
             stream.set_write_timeout(None)?;
@@ -146,7 +153,7 @@ pub(crate) fn connect_waiting(path: &Path, patience: Duration) -> io::Result<Rea
             Ok(Reached::Queued(stream))
         }
         Err(Errno::NOENT | Errno::CONNREFUSED | Errno::CONNRESET) => Ok(Reached::Nobody),
-        Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(Reached::Full),
+        Err(Errno::AGAIN | Errno::TIMEDOUT) => Ok(Reached::Full),
         Err(errno) => Err(errno.into()),
     }
 }

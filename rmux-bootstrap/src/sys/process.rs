@@ -65,14 +65,36 @@ pub(crate) fn start_time_now() -> Option<u64> {
 }
 
 /// When a living process began, in the system's own units, which tells it from a later one with its pid. `None`: there
-/// is no such process, or it is a zombie. Where the system does not tell, 0 for every living process.
-pub(crate) fn start_time(pid: u32) -> Option<u64> {
+/// is no such process, or nothing here can tell. Where the system does not tell, 0 for every living process.
+pub(crate) fn start_time(pid: u32) -> io::Result<Option<u64>> {
     if cfg!(any(target_os = "linux", target_os = "android")) {
-        let stat = Stat::of(pid)?;
-        (!stat.is_zombie).then_some(stat.start_time)
+        Ok(Stat::of(pid)?
+            .filter(|stat| !stat.has_ended)
+            .map(|stat| stat.start_time))
     } else {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
-        rustix::process::test_kill_process(pid).ok().map(|()| 0)
+        let pid = i32::try_from(pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        let lives = pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok());
+        Ok(lives.then_some(0))
+    }
+}
+
+/// Whether [`start_time`] can tell anything at all: on Linux it needs a procfs.
+pub(crate) fn knows_start_times() -> bool {
+    !cfg!(any(target_os = "linux", target_os = "android"))
+        || std::fs::exists("/proc/self/stat").unwrap_or(false)
+}
+
+/// The namespaces in which a pid and a start time mean something; the same text for the same ones.
+pub(crate) fn namespaces() -> String {
+    use std::os::unix::fs::MetadataExt;
+    let inode =
+        |name| std::fs::metadata(format!("/proc/self/ns/{name}")).map_or(0, |meta| meta.ino());
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        format!("{}:{}", inode("pid"), inode("time"))
+    } else {
+        String::new()
     }
 }
 
@@ -84,7 +106,7 @@ pub(crate) fn descends_from(mut pid: u32, ancestor: u32) -> bool {
             return true;
         }
         match Stat::of(pid) {
-            Some(stat) if stat.parent > 1 => pid = stat.parent,
+            Ok(Some(stat)) if stat.parent > 1 => pid = stat.parent,
             _ => return false,
         }
     }
@@ -93,26 +115,41 @@ pub(crate) fn descends_from(mut pid: u32, ancestor: u32) -> bool {
 
 /// What `/proc/PID/stat` says.
 pub(super) struct Stat {
-    is_zombie: bool,
+    /// A zombie; not one whose first thread alone has ended.
+    has_ended: bool,
     pub(super) parent: u32,
     start_time: u64,
 }
 
 impl Stat {
-    pub(super) fn of(pid: u32) -> Option<Self> {
+    /// `None`: there is no such process.
+    pub(super) fn of(pid: u32) -> io::Result<Option<Self>> {
         use std::io::Read;
         // More than the longest there is, so that one read takes it.
         let mut bytes = [0; 1024];
-        let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
-        let length = file.read(&mut bytes).ok()?;
-        let text = String::from_utf8_lossy(&bytes[..length]);
+        let read =
+            File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut bytes));
+        match read {
+            Ok(length) => Ok(Self::parse(&String::from_utf8_lossy(&bytes[..length]))),
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.raw_os_error() == Some(libc::ESRCH) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
         // The name in parentheses may hold anything, parentheses too.
         let (_, rest) = text.rsplit_once(") ")?;
-        let mut fields = rest.split(' ');
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let threads: u32 = fields.get(17)?.parse().ok()?;
         Some(Self {
-            is_zombie: matches!(fields.next()?, "Z" | "X"),
-            parent: fields.next()?.parse().ok()?,
-            start_time: fields.nth(17)?.parse().ok()?,
+            has_ended: matches!(*fields.first()?, "Z" | "X") && threads <= 1,
+            parent: fields.get(1)?.parse().ok()?,
+            start_time: fields.get(19)?.parse().ok()?,
         })
     }
 }

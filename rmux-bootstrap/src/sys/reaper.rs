@@ -20,16 +20,20 @@ pub(crate) fn on_thread(child: Watched) {
     });
 }
 
-/// Reaps the child on the runtime, which costs less than a thread; where the runtime ends first, or there is none, on a
-/// thread all the same.
+/// Reaps the child on the runtime, which costs less than a thread; where the runtime ends first, or there is none that
+/// goes on by itself, on a thread all the same.
 pub(crate) fn on_runtime(child: Watched) {
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => {
-            let reaping = Reaping(Some(child));
-            runtime.spawn(reaping.reap());
-        }
-        Err(_) => on_thread(child),
+    let reaping = Reaping(Some(child));
+    if let Some(runtime) = driven_runtime() {
+        runtime.spawn(reaping.reap());
     }
+}
+
+/// A current-thread runtime stands still when nobody is in its `block_on`, and with it the reaper.
+fn driven_runtime() -> Option<tokio::runtime::Handle> {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let runtime = Handle::try_current().ok()?;
+    (runtime.runtime_flavor() != RuntimeFlavor::CurrentThread).then_some(runtime)
 }
 
 /// A child that is going to be reaped, on a thread where nothing else has done so.
@@ -68,7 +72,7 @@ fn small_thread(work: impl FnOnce() + Send + 'static) -> io::Result<thread::Join
 /// How long a child that has ended is left to whoever started it and may want to know its status: that can be asked for
 /// once only, and there is no event for "nobody is going to ask".
 #[cfg(target_os = "linux")]
-const COURTESY: std::time::Duration = std::time::Duration::from_secs(1);
+const COURTESY: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Reaps, on the runtime, a child of this process that somebody else has started and may have forgotten; some time after
 /// its end. Nothing happens where the system cannot hold a process without being its parent.
@@ -77,10 +81,13 @@ pub(crate) fn forgotten(pid: u32) {
     {
         // First the hold, then the question: so both are about the same process.
         let held = process::pin(pid);
-        let is_child = process::Stat::of(pid).is_some_and(|stat| stat.parent == std::process::id());
+        let is_child = process::Stat::of(pid)
+            .ok()
+            .flatten()
+            .is_some_and(|stat| stat.parent == std::process::id());
         if let (Some(pidfd), true) = (held, is_child) {
             let forgotten = Forgotten(Some(pidfd));
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            if let Some(runtime) = driven_runtime() {
                 runtime.spawn(forgotten.reap());
             }
         }

@@ -391,30 +391,24 @@ fn a_caller_behind_a_stopped_starter_is_served_all_the_same() {
     starter.kill();
 }
 
-/// Starts and ends five daemons with one launcher each, then looks for zombies among this process's children.
+/// Starts and ends five daemons, then looks for zombies among this process's children.
 async fn start_five(launch: impl AsyncFn(&Path) -> Result<StartupOutcome, StartupError>) {
     let sandbox = sandbox();
-    let socket = socket_in(&sandbox);
-    for _ in 0..5 {
+    let mut pids = Vec::new();
+    for turn in 0..5 {
+        let socket = sandbox.scratch().join(format!("{turn}")).join("d.sock");
         let outcome = launch(&socket).await.expect("an outcome");
         assert!(outcome.is_owner());
-        let pid = outcome
-            .stream()
-            .peer_cred()
-            .expect("the peer")
-            .pid()
-            .expect("its pid");
-        let pid = u32::try_from(pid).expect("a pid");
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(pid.cast_signed()).expect("a pid"),
-            Signal::KILL,
-        )
-        .expect("kill our own child");
-        let begin = Instant::now();
-        while process::state(pid).is_some() && process::parent(pid) == Some(std::process::id()) {
-            assert!(begin.elapsed() < PATIENCE, "{pid} is still a zombie");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let peer = outcome.stream().peer_cred().expect("the peer");
+        let pid = peer.pid().expect("its pid").cast_unsigned();
+        sandbox.kill(pid);
+        pids.push(pid);
+    }
+    let begin = Instant::now();
+    let is_child = |pid: &u32| process::parent(*pid) == Some(std::process::id());
+    while pids.iter().any(is_child) {
+        assert!(begin.elapsed() < PATIENCE, "zombies: {pids:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -459,7 +453,7 @@ async fn an_application_can_still_wait_for_the_child_that_it_has_launched() {
         .await
         .expect("no panic");
     assert!(!status.expect("its status").success());
-    tokio::time::sleep(Duration::from_millis(1500)).await; // Longer than a forgotten child is left alone.
+    tokio::time::sleep(Duration::from_millis(3500)).await; // Longer than a forgotten child is left alone.
     assert!(other.wait().expect("its status").success());
 }
 
@@ -497,4 +491,165 @@ fn the_launched_daemon_is_detached_and_inherits_nothing_but_the_lock() {
         };
         assert_eq!(target, expected, "descriptor {number}");
     }
+}
+
+#[tokio::test]
+async fn a_child_that_was_there_before_the_call_stays_its_owners() {
+    let sandbox = sandbox();
+    let socket = socket_in(&sandbox);
+    make_directory(socket.parent().expect("a parent"), 0o700);
+    let mut child = daemon_command(&socket).spawn().expect("the daemon");
+    let begin = Instant::now();
+    let outcome = loop {
+        // By hand, so nothing says when it listens.
+        let never = || async { Err(io::Error::other("not now")) };
+        match connect_or_start(&socket, never).await {
+            Ok(outcome) => break outcome,
+            Err(error) => assert!(begin.elapsed() < PATIENCE, "{error}"),
+        }
+    };
+    assert!(!outcome.is_owner());
+    child.kill().expect("kill it");
+    tokio::time::sleep(Duration::from_millis(3500)).await; // Longer than a forgotten child is left alone.
+    assert!(!child.wait().expect("its status").success());
+}
+
+#[test]
+fn a_daemon_that_was_overtaken_by_another_is_still_waited_for() {
+    let sandbox = sandbox();
+    let socket = socket_in(&sandbox);
+    let caller = call(&sandbox, &socket).init("gate,bind,listen:64").start();
+    eventually("the daemon has been launched", || {
+        sandbox.starts().len() == 1
+    });
+    // Somebody else's, who knows nothing of locks.
+    let outsider = std::os::unix::net::UnixListener::bind(&socket).expect("bind");
+    let served = outsider.accept().expect("the caller");
+    drop((outsider, served));
+    fs::remove_file(&socket).expect("remove the socket");
+    caller.finish().error(); // It was not answered, for the outsider has gone.
+    let next = call(&sandbox, &socket).start();
+    let short = call(&sandbox, &socket).deadline(SHORT).run();
+    short.error();
+    sandbox.open_gate();
+    let pid = sandbox.starts()[0];
+    assert_eq!(next.finish().pid(), (pid, false));
+    assert_eq!(
+        sandbox.starts(),
+        [pid],
+        "nothing was launched a second time"
+    );
+}
+
+#[tokio::test]
+async fn what_a_failed_daemon_leaves_behind_does_not_keep_the_lock() {
+    let sandbox = sandbox();
+    let socket = socket_in(&sandbox);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "sleep 60 & exit 1"])
+        .env("RMUX_BOOTSTRAP_DIR", sandbox.dir());
+    let error = connect_or_start(&socket, launch::command(command))
+        .await
+        .expect_err("an error");
+    assert!(
+        matches!(error, StartupError::DaemonExited { .. }),
+        "{error:?}"
+    );
+    assert!(call(&sandbox, &socket).run().pid().1);
+}
+
+#[tokio::test]
+async fn an_unbounded_call_that_was_dropped_is_waited_for_with_a_bound() {
+    let sandbox = sandbox();
+    let socket = socket_in(&sandbox);
+    let pending = rmux_bootstrap::connect_or_start_with_timeout(
+        &socket,
+        std::future::pending,
+        None,
+        STARTUP_POLL_INTERVAL,
+    );
+    assert!(tokio::time::timeout(SHORT, pending).await.is_err());
+    let record = fs::read(beside(&socket, ".startup-lock")).expect("read the record");
+    let record = String::from_utf8_lossy(&record).into_owned();
+    assert!(record.contains("\nuntil-ms="), "{record}");
+    // Until then the launching process, this one, counts as a start under way.
+    let error = InProcess::default()
+        .connect(&socket, SHORT)
+        .await
+        .expect_err("an error");
+    assert!(
+        matches!(error, StartupError::DaemonBusy { .. }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_failure_reaches_those_who_waited_also_when_the_lock_file_was_removed() {
+    let sandbox = sandbox();
+    let socket = socket_in(&sandbox);
+    for _ in 0..3 {
+        call(&sandbox, &socket).init("exit:1").run().error();
+    }
+    let callers: Vec<_> = (0..6)
+        .map(|_| {
+            call(&sandbox, &socket)
+                .init("say:no such index,gate,exit:3")
+                .deadline(NEVER)
+                .start()
+        })
+        .collect();
+    let control = beside(&socket, ".control");
+    eventually("five wait at the control socket", || {
+        process::connections(&control) >= 5
+    });
+    fs::remove_file(beside(&socket, ".startup-lock")).expect("remove the lock file");
+    sandbox.open_gate();
+    for caller in callers {
+        caller
+            .finish()
+            .assert_error_tells(&["DaemonExited", "no such index"]);
+    }
+    assert_eq!(sandbox.starts().len(), 4);
+}
+
+#[tokio::test]
+async fn one_start_launches_one_command() {
+    let sandbox = sandbox();
+    let socket = socket_in(&sandbox);
+    let twice = || async {
+        launch::command(daemon_command(&socket))().await?;
+        tokio::task::yield_now().await;
+        launch::command(daemon_command(&socket))().await
+    };
+    let error = connect_or_start(&socket, twice)
+        .await
+        .expect_err("an error");
+    assert!(
+        error.to_string().contains("another command already"),
+        "{error}"
+    );
+    // The first one was launched; it serves the next caller.
+    let joined = InProcess::default().connect(&socket, UNHURRIED).await;
+    assert!(!joined.expect("an outcome").is_owner());
+    assert_eq!(sandbox.starts().len(), 1);
+}
+
+#[tokio::test]
+async fn a_poll_interval_without_a_bound_is_one_for_losers_too() {
+    let sandbox = sandbox();
+    let socket = socket_in(&sandbox);
+    let caller = call(&sandbox, &socket).init("gate,bind,listen:64").start();
+    eventually("the daemon has been launched", || {
+        sandbox.starts().len() == 1
+    });
+    let never = || async { Err(io::Error::other("launched a second time")) };
+    let loser = connect_or_start_with(&socket, never, UNHURRIED, Duration::MAX);
+    let open = async {
+        tokio::time::sleep(SHORT / 3).await;
+        sandbox.open_gate();
+    };
+    let (outcome, ()) = tokio::join!(loser, open);
+    assert!(!outcome.expect("an outcome").is_owner());
+    caller.finish().pid();
 }
