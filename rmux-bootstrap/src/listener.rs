@@ -160,6 +160,9 @@ impl Listener {
 
     /// The next connection of the public socket; without one, its readiness wakes the task.
     fn next_public(&mut self, cx: &mut Context<'_>) -> io::Result<Option<Connection>> {
+        if let Some(connection) = self.next_retired()? {
+            return Ok(Some(connection));
+        }
         let Some(public) = self.service.public() else {
             return Ok(None);
         };
@@ -190,6 +193,24 @@ impl Listener {
         }
     }
 
+    /// The next connection of a public socket whose name was taken away.
+    fn next_retired(&mut self) -> io::Result<Option<Connection>> {
+        loop {
+            match self.service.accept_retired() {
+                Ok(None) => return Ok(None),
+                Ok(Some(stream)) => {
+                    if let Some(connection) = self.check(stream)? {
+                        return Ok(Some(connection));
+                    }
+                }
+                Err(error) => {
+                    self.pause_or_fail(error)?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
     /// Closing: hands out what the public socket still has queued, then `Some(None)`. `None`: out of descriptors, which
     /// is not drained.
     #[allow(
@@ -197,6 +218,12 @@ impl Listener {
         reason = "the inner one is what `accept` returns"
     )]
     fn drain(&mut self) -> io::Result<Option<Option<Connection>>> {
+        if let Some(connection) = self.next_retired()? {
+            return Ok(Some(Some(connection)));
+        }
+        if self.scarcity.is_some() {
+            return Ok(None);
+        }
         let Some(public) = self.service.public() else {
             return Ok(Some(None));
         };

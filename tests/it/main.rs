@@ -11,6 +11,7 @@ mod leftovers;
 mod manage;
 mod paths;
 mod scarcity;
+mod self_care;
 mod skew;
 mod start_up;
 mod trust;

@@ -3,6 +3,7 @@
 //! A task of the runtime serves the control socket from the first moment on, so that callers wait at a live process
 //! while `main` still loads. `accept` takes them over one by one; only then do they read READY.
 
+mod care;
 mod control;
 mod load;
 
@@ -68,6 +69,9 @@ struct State {
     record: Record,
     waiting: VecDeque<Waiting>,
     public: Option<Public>,
+    /// Public sockets whose names were taken away, until their queues are empty.
+    retired: Vec<Public>,
+    control_inode: Option<Inode>,
     acceptor: Option<Waker>,
     handles_signals: bool,
     progress: Option<String>,
@@ -89,7 +93,6 @@ pub(crate) struct Service {
     pub(crate) briefing: Briefing,
     pub(crate) runtime: Runtime,
     lock: File,
-    control_inode: Option<Inode>,
     began: Instant,
     grace: Duration,
     /// `Duration::MAX`: never.
@@ -129,7 +132,6 @@ impl Service {
         record.grace_ms = milliseconds(grace);
         let control_inode = inode_of(&briefing.control);
         let service = Arc::new(Self {
-            control_inode,
             briefing,
             runtime: runtime.clone(),
             lock,
@@ -140,6 +142,8 @@ impl Service {
                 record,
                 waiting: VecDeque::new(),
                 public: None,
+                retired: Vec::new(),
+                control_inode,
                 acceptor: None,
                 handles_signals: false,
                 progress: None,
@@ -152,6 +156,7 @@ impl Service {
         let _context = runtime.enter();
         let control = readiness::listener(UnixListener::from(control))?;
         runtime.spawn(control::serve(service.clone(), control));
+        runtime.spawn(care::watch_over(service.clone()));
         Ok(service)
     }
 
@@ -166,6 +171,21 @@ impl Service {
 
     pub(crate) fn public(&self) -> Option<Public> {
         self.state().public.clone()
+    }
+
+    /// A connection that was queued at a public socket before its name was taken away.
+    pub(crate) fn accept_retired(&self) -> io::Result<Option<UnixStream>> {
+        let mut state = self.state();
+        while let Some(retired) = state.retired.last() {
+            match retired.listener.get_ref().accept() {
+                Ok((stream, _)) => return Ok(Some(stream)),
+                Err(error) if is_scarcity(&error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // `WouldBlock` on Linux, `EINVAL` or `ECONNABORTED` elsewhere: the queue is empty and stays so.
+                Err(_) => drop(state.retired.pop()),
+            }
+        }
+        Ok(None)
     }
 
     /// Whom to wake for a caller that comes, or when the daemon closes.
@@ -318,7 +338,8 @@ impl Service {
             let reason = state.record.reason.clone();
             self.write_phase(&mut state, Phase::Exited, &reason);
         }
-        remove_if(&self.briefing.control, self.control_inode);
+        let control_inode = self.state().control_inode;
+        remove_if(&self.briefing.control, control_inode);
     }
 
     /// The process is about to end for this reason. One that never served has failed to start, which its starter writes.

@@ -12,3 +12,4 @@ pub(crate) mod readiness;
 pub(crate) mod reaper;
 pub(crate) mod timer;
 pub(crate) mod wait;
+pub(crate) mod watch;

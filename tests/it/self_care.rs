@@ -1,0 +1,152 @@
+//! What is taken away from a running daemon.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rmux_bootstrap_tests::{Sandbox, eventually, exchange, process};
+
+use crate::sandbox;
+
+/// What a daemon may take to notice and to stop accepting.
+const NOTICED: Duration = Duration::from_secs(2);
+
+fn asked(sandbox: &Sandbox) -> Option<u32> {
+    let stream = UnixStream::connect(sandbox.socket()).ok()?;
+    exchange(&stream, "pid").ok()?.parse().ok()
+}
+
+#[test]
+fn a_removed_socket_is_published_again() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    for _ in 0..20 {
+        fs::remove_file(sandbox.socket()).expect("remove the public socket");
+        eventually("the public socket is back", || asked(&sandbox) == Some(pid));
+        fs::remove_file(sandbox.control()).expect("remove the control socket");
+        // A caller of that moment waits for it.
+        assert_eq!(sandbox.pid(), (pid, false));
+    }
+    assert_eq!(sandbox.starts(), [pid]);
+}
+
+#[test]
+fn sockets_that_are_moved_or_taken_by_others_are_not_fought_for() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    let away = sandbox.endpoint().join("away");
+    fs::rename(sandbox.socket(), &away).expect("move the public socket");
+    eventually("the public socket is back", || asked(&sandbox) == Some(pid));
+    fs::remove_file(&away).expect("remove the old one");
+    fs::remove_file(sandbox.socket()).expect("remove the public socket");
+    // Whoever is faster has it: a file that is not ours is left alone.
+    let planted = fs::File::create_new(sandbox.socket()).is_ok();
+    eventually("the daemon has looked", || {
+        fs::symlink_metadata(sandbox.socket()).is_ok()
+    });
+    if planted {
+        assert_eq!(fs::read(sandbox.socket()).expect("the file"), b"");
+        fs::remove_file(sandbox.socket()).expect("remove it");
+    }
+}
+
+#[test]
+fn what_waits_at_a_removed_socket_is_still_served() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    assert!(sandbox.signal(pid, rustix::process::Signal::STOP));
+    eventually("it is stopped", || process::state(pid) == Some('T'));
+    let queued: Vec<_> = (0..5)
+        .map(|_| UnixStream::connect(sandbox.socket()).expect("queue"))
+        .collect();
+    fs::remove_file(sandbox.socket()).expect("remove the public socket");
+    assert!(sandbox.signal(pid, rustix::process::Signal::CONT));
+    for stream in queued {
+        assert_eq!(exchange(&stream, "pid").expect("an answer"), pid.to_string());
+    }
+    eventually("the public socket is back", || asked(&sandbox) == Some(pid));
+}
+
+/// The daemon stops accepting in time, finishes what is open, and ends; the next call starts another.
+fn leaves_after(what: &str, take: impl FnOnce(&Sandbox)) {
+    let sandbox = sandbox();
+    let slow = sandbox.call(&["slow", "300"]).start();
+    eventually("the request is being served", || {
+        sandbox.noted("requests").len() == 1
+    });
+    let pid = sandbox.starts()[0];
+    let began = Instant::now();
+    take(&sandbox);
+    eventually("it refuses newcomers", || asked(&sandbox) != Some(pid));
+    assert!(began.elapsed() < NOTICED, "{what}: {:?}", began.elapsed());
+    assert_eq!(slow.finish().stdout, "slept\n", "{what}");
+    eventually("it has ended", || !process::is_running(pid));
+    assert!(sandbox.pid().1, "{what}: the next call just works");
+}
+
+#[test]
+fn a_daemon_that_has_lost_its_lock_file_or_directory_leaves() {
+    leaves_after("the lock was removed", |sandbox| {
+        fs::remove_file(sandbox.lock()).expect("remove the lock");
+    });
+    leaves_after("the lock was replaced", |sandbox| {
+        let other = sandbox.endpoint().join("other");
+        fs::write(&other, "").expect("write a file");
+        std::process::Command::new("chmod").arg("600").arg(&other).status().expect("chmod");
+        fs::rename(&other, sandbox.lock()).expect("replace the lock");
+    });
+    leaves_after("the directory was removed", |sandbox| {
+        fs::remove_dir_all(sandbox.endpoint()).expect("remove the directory");
+    });
+    leaves_after("the directory was moved", |sandbox| {
+        fs::rename(sandbox.endpoint(), sandbox.dir().join("elsewhere")).expect("move the directory");
+    });
+}
+
+#[test]
+fn a_lost_lock_never_leads_to_two_daemons_that_serve() {
+    let sandbox = sandbox();
+    for _ in 0..10 {
+        let (first, _) = sandbox.pid();
+        fs::remove_file(sandbox.lock()).expect("remove the lock");
+        let (second, _) = sandbox.pid();
+        if first != second {
+            // The next one was started when the first had closed; it may still be finishing.
+            eventually("the first one has ended", || !process::is_running(first));
+        }
+        eventually("one daemon is left", || sandbox.daemons().len() == 1);
+        let pid = sandbox.daemons()[0];
+        eventually("that one serves", || sandbox.pid().0 == pid);
+    }
+}
+
+#[test]
+fn an_idle_daemon_does_not_wake_up() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    let switches = || -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+        tasks
+            .flatten()
+            .filter_map(|task| {
+                let status = fs::read_to_string(task.path().join("status")).ok()?;
+                let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
+                line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
+            })
+            .sum()
+    };
+    // It may still be tidying up after its last connection; then it is quiet.
+    let mut before = switches();
+    let settled = Instant::now();
+    while settled.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = switches();
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    let seconds = if rmux_bootstrap_tests::full() { 30 } else { 5 };
+    std::thread::sleep(Duration::from_secs(seconds)); // The time that is measured.
+    assert_eq!(switches(), before);
+}
