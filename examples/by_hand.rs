@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use rmux_bootstrap::cli::DaemonCommand;
 use rmux_bootstrap::{Client, Connection, Daemon, Handle, Listener, Role};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::watch;
@@ -35,6 +36,9 @@ enum Request {
     Get,
     /// Print the value, and again whenever it changes, until Ctrl-C
     Watch,
+    /// The background process: how it is, its log, its end
+    #[command(subcommand)]
+    Daemon(DaemonCommand),
 }
 
 fn main() -> ExitCode {
@@ -49,14 +53,17 @@ fn main() -> ExitCode {
 async fn play(role: Role) -> ExitCode {
     let outcome = match role {
         // In the background, once, however often the program is started.
-        Role::Server(listener) => serve(listener).await.map_err(Into::into),
+        Role::Server(listener) => serve(listener)
+            .await
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Into::into),
         // At every start. The arguments are the client's: they are parsed here and not above,
         // because the daemon's command line is another one. `--help` ends in `parse`, before
         // anything was connected to or started.
         Role::Client(client) => ask(&client, Arguments::parse().request).await,
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("by_hand: {error}");
             ExitCode::FAILURE
@@ -65,11 +72,12 @@ async fn play(role: Role) -> ExitCode {
 }
 
 /// The client: one request, and the answer on stdout.
-async fn ask(client: &Client, request: Request) -> Result<(), Box<dyn Error>> {
+async fn ask(client: &Client, request: Request) -> Result<ExitCode, Box<dyn Error>> {
     let request = match request {
         Request::Add { n } => format!("add {n}\n"),
         Request::Get => "get\n".to_owned(),
         Request::Watch => "watch\n".to_owned(),
+        Request::Daemon(command) => return Ok(command.execute(client).await),
     };
     let mut connection = client.connect_or_start().await?;
     if connection.is_owner() {
@@ -88,7 +96,7 @@ async fn ask(client: &Client, request: Request) -> Result<(), Box<dyn Error>> {
         answered = true;
     }
     if answered {
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     } else {
         Err("the daemon left without an answer".into())
     }

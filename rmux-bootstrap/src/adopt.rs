@@ -1,6 +1,8 @@
 //! The first moments of a process: is it a client, a daemon that a starter has launched, or one run by hand?
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::exit;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use crate::join::record::Record;
 use crate::join::start::clear_stale;
 use crate::location;
 use crate::lock::{self, Attempt};
+use crate::mode::Mode;
 use crate::service::Foundation;
 use crate::skew::Build;
 use crate::sys::net::{self, Reached};
@@ -25,8 +28,13 @@ const EXIT_NO_ENDPOINT: i32 = 73;
 const EXIT_RUNNING: i32 = 75;
 /// The hand-over between starter and daemon is broken.
 const EXIT_HAND_OVER: i32 = 76;
+/// `RMUX_BOOTSTRAP_MODE` says what cannot be.
+const EXIT_MODE: i32 = 78;
 /// A set-uid or set-gid process.
 const EXIT_UNSAFE: i32 = 77;
+
+/// What comes before the endpoint's key on the command line of a daemon in the foreground.
+pub(crate) const KEY: &[u8] = b"key=";
 
 /// How long a start in the foreground waits for a daemon that is leaving.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -36,6 +44,8 @@ const LEAVING: Duration = Duration::from_secs(3);
 pub(crate) enum Born {
     Client,
     Server(Box<Foundation>, Endpoint),
+    /// Both, in one process.
+    Both,
 }
 
 /// Prints why this process cannot go on before `main`, and ends it.
@@ -53,7 +63,14 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str) -> Born {
         .nth(1)
         .is_none_or(|argument| argument != MARKER)
     {
-        return Born::Client;
+        return match Mode::from_environment() {
+            Ok(Mode::Auto | Mode::ConnectOnly) => Born::Client,
+            Ok(Mode::InProcess) => Born::Both,
+            Ok(Mode::Foreground) => {
+                Born::Server(Box::new(foreground(endpoint, version)), endpoint.clone())
+            }
+            Err(error) => give_up(EXIT_MODE, error),
+        };
     }
     if has_channel() {
         match adopt(version) {
@@ -64,7 +81,14 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str) -> Born {
             ),
         }
     } else {
-        Born::Server(Box::new(foreground(endpoint, version)), endpoint.clone())
+        let key = std::env::args_os()
+            .nth(2)
+            .and_then(|argument| Some(argument.as_bytes().strip_prefix(KEY)?.to_vec()));
+        let endpoint = match key {
+            Some(key) => endpoint.keyed(&OsString::from_vec(key)),
+            None => endpoint.clone(),
+        };
+        Born::Server(Box::new(foreground(&endpoint, version)), endpoint)
     }
 }
 

@@ -10,10 +10,14 @@ use crate::connection::{Connection, Peer};
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
+use crate::in_process;
 use crate::join::driver::{Driver, Joined, Line, into_blocking};
 use crate::join::record::Record;
+use crate::location::Location;
 use crate::manage::{self, Status, Stopped};
+use crate::mode::Mode;
 use crate::role::SkewPolicy;
+use crate::service::Service;
 use crate::skew::Build;
 use crate::sys::fs::open_to_read;
 use crate::sys::process;
@@ -30,6 +34,8 @@ use crate::sys::process;
 pub struct Client {
     endpoint: Endpoint,
     settings: Arc<Settings>,
+    /// The daemon, where it lives in this very process.
+    within: Option<Arc<Service>>,
 }
 
 /// What the builder says about a client.
@@ -45,6 +51,15 @@ impl Client {
         Self {
             endpoint,
             settings: Arc::new(settings),
+            within: None,
+        }
+    }
+
+    /// The client of a daemon that lives in this very process.
+    pub(crate) fn within(self, service: Arc<Service>) -> Self {
+        Self {
+            within: Some(service),
+            ..self
         }
     }
 
@@ -89,6 +104,7 @@ impl Client {
     /// # Errors
     /// The endpoint's paths are not usable or not safe, as with [`connect_or_start`](Self::connect_or_start).
     pub async fn status(&self) -> Result<Status, StartupError> {
+        self.must_have_a_process()?;
         let location = self.endpoint.locate()?;
         let asked = location.clone();
         manage::offload(&location, move || manage::status(&asked)).await
@@ -99,6 +115,7 @@ impl Client {
     /// # Errors
     /// The same.
     pub fn status_blocking(&self) -> Result<Status, StartupError> {
+        self.must_have_a_process()?;
         manage::status(&self.endpoint.locate()?)
     }
 
@@ -113,6 +130,7 @@ impl Client {
     /// [`StartupError::DaemonBusy`] where it does not leave and cannot be ended; else as
     /// [`connect_or_start`](Self::connect_or_start).
     pub async fn stop(&self) -> Result<Stopped, StartupError> {
+        self.must_have_a_process()?;
         let location = self.endpoint.locate()?;
         let asked = location.clone();
         manage::offload(&location, move || manage::stop(&asked, &stop_reason())).await
@@ -123,6 +141,7 @@ impl Client {
     /// # Errors
     /// The same.
     pub fn stop_blocking(&self) -> Result<Stopped, StartupError> {
+        self.must_have_a_process()?;
         manage::stop(&self.endpoint.locate()?, &stop_reason())
     }
 
@@ -151,6 +170,7 @@ impl Client {
         Self {
             endpoint: self.endpoint.keyed(key.as_ref()),
             settings: self.settings.clone(),
+            within: self.within.clone(),
         }
     }
 
@@ -182,64 +202,119 @@ impl Client {
 
     async fn join(&self, may_start: bool) -> Result<Option<Connection>, StartupError> {
         let deadline = Deadline::after(self.settings.deadline);
-        let location = self.endpoint.locate()?;
-        let build = Build::own(&self.settings.version);
-        let driver = Driver::new(
-            &self.endpoint,
-            &location,
-            &build,
-            self.settings.on_skew,
-            deadline,
-            may_start,
-        )?;
-        let Some(joined) = driver.run().await? else {
-            return Ok(None);
+        let joined = if let Some(call) = self.call_within(deadline)? {
+            call.run().await?
+        } else {
+            let ground = self.ground(may_start)?;
+            let Some(joined) = ground.driver(self, deadline)?.run().await? else {
+                return Ok(None);
+            };
+            joined
         };
-        let Joined {
-            line,
-            started,
-            daemon,
-            gid,
-        } = joined;
-        let stream = match line {
+        let stream = match joined.line {
             Line::Tokio(stream) => stream,
             Line::Std(stream) => tokio::net::UnixStream::from_std(stream).map_err(|source| {
-                StartupError::filesystem("register the connection to", &location.socket, source)
+                let socket = self.endpoint.socket_path().unwrap_or_default();
+                StartupError::filesystem("register the connection to", &socket, source)
             })?,
         };
         let peer = Peer {
             uid: process::euid(),
-            gid,
-            pid: Some(daemon.pid),
+            gid: joined.gid,
+            pid: Some(joined.daemon.pid),
         };
-        Ok(Some(Connection::new(stream, peer, started, None)))
+        Ok(Some(Connection::new(stream, peer, joined.started, None)))
     }
 
     fn join_blocking(&self, may_start: bool) -> Result<Option<UnixStream>, StartupError> {
+        let Some(joined) = self.joined_blocking(may_start)? else {
+            return Ok(None);
+        };
+        into_blocking(joined.line).map(Some).map_err(|source| {
+            let socket = self.endpoint.socket_path().unwrap_or_default();
+            StartupError::filesystem("set up the connection to", &socket, source)
+        })
+    }
+
+    fn joined_blocking(&self, may_start: bool) -> Result<Option<Joined>, StartupError> {
         let deadline = Deadline::after(self.settings.deadline);
-        let location = self.endpoint.locate()?;
-        let build = Build::own(&self.settings.version);
-        let driver = Driver::new(
-            &self.endpoint,
-            &location,
-            &build,
-            self.settings.on_skew,
-            deadline,
+        if let Some(call) = self.call_within(deadline)? {
+            return call.run_blocking().map(Some);
+        }
+        let ground = self.ground(may_start)?;
+        ground.driver(self, deadline)?.run_blocking()
+    }
+
+    /// Starts the daemon, or finds it running: its pid, and whether this call started it.
+    #[cfg(feature = "clap")]
+    pub(crate) fn start_blocking(&self) -> Result<(u32, bool), StartupError> {
+        match self.joined_blocking(true)? {
+            Some(joined) => Ok((joined.daemon.pid, joined.started)),
+            None => Err(self.not_running()),
+        }
+    }
+
+    #[cfg(feature = "clap")]
+    pub(crate) fn build(&self) -> Build {
+        Build::own(&self.settings.version)
+    }
+
+    /// What a call stands on, unless the daemon lives in this process.
+    fn ground(&self, may_start: bool) -> Result<Ground, StartupError> {
+        let may_start = may_start && Mode::for_client()? != Mode::ConnectOnly;
+        Ok(Ground {
+            location: self.endpoint.locate()?,
+            build: Build::own(&self.settings.version),
             may_start,
-        )?;
-        driver
-            .run_blocking()?
-            .map(|joined| into_blocking(joined.line))
-            .transpose()
-            .map_err(|source| {
-                StartupError::filesystem("set up the connection to", &location.socket, source)
-            })
+        })
+    }
+
+    fn call_within(&self, deadline: Deadline) -> Result<Option<in_process::Call>, StartupError> {
+        let Some(service) = &self.within else {
+            return Ok(None);
+        };
+        if service.briefing.key.as_deref() != self.endpoint.key() {
+            return Err(Mode::InProcess.unusable("it has one daemon only, and none for this key"));
+        }
+        in_process::Call::new(service, deadline).map(Some)
+    }
+
+    /// A daemon in this very process can be talked to, but neither asked nor ended from outside.
+    fn must_have_a_process(&self) -> Result<(), StartupError> {
+        match &self.within {
+            None => Ok(()),
+            Some(_) => Err(Mode::InProcess.unusable("the daemon is this process itself")),
+        }
     }
 
     fn not_running(&self) -> StartupError {
         StartupError::NotRunning {
             socket_path: self.endpoint.socket_path().unwrap_or_default(),
         }
+    }
+}
+
+/// What a call stands on.
+struct Ground {
+    location: Location,
+    build: Build,
+    may_start: bool,
+}
+
+impl Ground {
+    fn driver<'a>(
+        &'a self,
+        client: &'a Client,
+        deadline: Deadline,
+    ) -> Result<Driver<'a>, StartupError> {
+        Driver::new(
+            &client.endpoint,
+            &self.location,
+            &self.build,
+            client.settings.on_skew,
+            deadline,
+            self.may_start,
+        )
     }
 }
 

@@ -10,9 +10,12 @@ use tokio::runtime::{Builder, Runtime};
 use crate::adopt::{self, Born, EXIT_NO_RUNTIME, give_up};
 use crate::client::{Client, Settings};
 use crate::endpoint::Endpoint;
+use crate::hand_over::Briefing;
+use crate::in_process;
 use crate::listener::Listener;
 use crate::role::{Role, SkewPolicy};
 use crate::service::{Foundation, Service};
+use crate::skew::Build;
 
 /// The budget of one call where none is set.
 pub const DEFAULT_STARTUP_DEADLINE: Duration = Duration::from_secs(20);
@@ -41,7 +44,8 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(2);
 ///
 /// # Exit codes
 /// What fails before `main` is called is printed and ends the process: 71 no runtime, 73 the endpoint cannot be set up
-/// in the foreground, 75 in the foreground while a daemon runs, 76 broken hand-over, 77 set-uid or set-gid process.
+/// in the foreground, 75 in the foreground while a daemon runs, 76 broken hand-over, 77 set-uid or set-gid process, 78
+/// an `RMUX_BOOTSTRAP_MODE` that cannot be.
 #[derive(Clone, Debug)]
 #[must_use = "a daemon does nothing before one of its `run` methods is called"]
 pub struct Daemon {
@@ -109,20 +113,24 @@ impl Daemon {
     {
         match adopt::born(&self.endpoint, &self.settings.version) {
             Born::Client => main(Role::Client(self.client())),
+            Born::Both => {
+                let handle =
+                    in_background(built(Builder::new_current_thread().enable_all().build()));
+                let service = self.within(&handle);
+                let (main, client) = (Arc::new(main), self.client().within(service.clone()));
+                let (serve, listener) =
+                    (main.clone(), Listener::new(service.clone(), self.endpoint));
+                started(in_process::beside(
+                    &service,
+                    move || drop(serve(Role::Server(listener))),
+                    || main(Role::Client(client)),
+                ))
+            }
             Born::Server(foundation, endpoint) => {
                 let runtime = built(Builder::new_current_thread().enable_all().build());
                 let service = self.begin(*foundation, &runtime);
                 hold_until_exit(service.clone());
-                let handle = runtime.handle().clone();
-                let background = std::thread::Builder::new()
-                    .name("rmux-control".into())
-                    .spawn(move || runtime.block_on(std::future::pending::<()>()));
-                if let Err(error) = background {
-                    give_up(
-                        EXIT_NO_RUNTIME,
-                        format_args!("no thread for the control socket: {error}"),
-                    );
-                }
+                let handle = in_background(runtime);
                 let listener = Listener::new(service.clone(), endpoint);
                 let result = told_of_panic(&service, || main(Role::Server(listener)));
                 handle.block_on(service.finish());
@@ -142,6 +150,27 @@ impl Daemon {
             Born::Client => {
                 let runtime = built(Builder::new_current_thread().enable_all().build());
                 runtime.block_on(main(Role::Client(self.client())))
+            }
+            Born::Both => {
+                let runtime = Background(Some(built(
+                    Builder::new_multi_thread().enable_all().build(),
+                )));
+                let Some(background) = &runtime.0 else {
+                    give_up(EXIT_NO_RUNTIME, "the runtime is gone");
+                };
+                let handle = background.handle().clone();
+                let service = self.within(&handle);
+                let (main, client) = (Arc::new(main), self.client().within(service.clone()));
+                let (serve, listener) =
+                    (main.clone(), Listener::new(service.clone(), self.endpoint));
+                started(in_process::beside(
+                    &service,
+                    move || drop(handle.block_on(serve(Role::Server(listener)))),
+                    || {
+                        let runtime = built(Builder::new_current_thread().enable_all().build());
+                        runtime.block_on(main(Role::Client(client)))
+                    },
+                ))
             }
             Born::Server(foundation, endpoint) => {
                 let runtime = Background(Some(built(
@@ -193,6 +222,21 @@ impl Daemon {
         })
     }
 
+    /// A daemon without a process, and so without a file, of its own.
+    fn within(&self, runtime: &tokio::runtime::Handle) -> Arc<Service> {
+        let location = match self.endpoint.locate() {
+            Ok(location) => location,
+            Err(error) => give_up(EXIT_NO_RUNTIME, error),
+        };
+        Service::within(
+            Briefing::new(&location, &self.endpoint, location.log.clone(), 0),
+            Build::own(&self.settings.version),
+            self.grace,
+            self.idle_timeout,
+            runtime,
+        )
+    }
+
     fn begin(&self, foundation: Foundation, runtime: &Runtime) -> Arc<Service> {
         match Service::begin(foundation, self.grace, self.idle_timeout, runtime.handle()) {
             Ok(service) => service,
@@ -201,6 +245,27 @@ impl Daemon {
                 format_args!("cannot serve the control socket: {error}"),
             ),
         }
+    }
+}
+
+/// Drives a runtime on a thread of its own for as long as the process lives.
+fn in_background(runtime: Runtime) -> tokio::runtime::Handle {
+    let handle = runtime.handle().clone();
+    started(
+        std::thread::Builder::new()
+            .name("rmux-control".into())
+            .spawn(move || runtime.block_on(std::future::pending::<()>())),
+    );
+    handle
+}
+
+fn started<T>(thread: std::io::Result<T>) -> T {
+    match thread {
+        Ok(thread) => thread,
+        Err(error) => give_up(
+            EXIT_NO_RUNTIME,
+            format_args!("cannot start a thread: {error}"),
+        ),
     }
 }
 

@@ -132,6 +132,14 @@ pub enum StartupError {
         /// The daemon's version.
         theirs: String,
     },
+    /// `RMUX_BOOTSTRAP_MODE` asks for what cannot be.
+    #[error("RMUX_BOOTSTRAP_MODE is `{mode}`: {reason}")]
+    UnusableMode {
+        /// What the variable says.
+        mode: String,
+        /// Why that cannot be.
+        reason: String,
+    },
     /// A set-uid or set-gid process: its caller controls its environment, so it starts nothing.
     #[error(
         "this process runs with the rights of uid {effective_uid} for uid {real_uid} (set-uid or set-gid); it will not start or join a daemon"
@@ -154,6 +162,7 @@ impl StartupError {
             | Self::UnsafeOwner { .. }
             | Self::UnsafePermissions { .. }
             | Self::VersionSkew { .. }
+            | Self::UnusableMode { .. }
             | Self::UnsafeProcess { .. } => false,
             Self::Lock { .. }
             | Self::Launcher { .. }
@@ -251,6 +260,10 @@ mod tests {
                 socket_path: path.clone(),
                 ours: "1".into(),
                 theirs: "2".into(),
+            },
+            StartupError::UnusableMode {
+                mode: String::new(),
+                reason: String::new(),
             },
             StartupError::UnsafeProcess {
                 real_uid: 1,

@@ -161,7 +161,7 @@ pub(crate) fn spawn(
 }
 
 /// On Linux the running inode itself, also when its file has been replaced by an upgrade.
-fn program() -> io::Result<PathBuf> {
+pub(crate) fn program() -> io::Result<PathBuf> {
     if cfg!(any(target_os = "linux", target_os = "android")) {
         Ok("/proc/self/exe".into())
     } else {

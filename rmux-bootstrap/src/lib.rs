@@ -8,6 +8,8 @@ compile_error!(
 
 mod adopt;
 mod build;
+#[cfg(feature = "clap")]
+pub mod cli;
 mod client;
 mod connection;
 mod daemon;
@@ -16,6 +18,7 @@ mod endpoint;
 mod error;
 mod foreign;
 mod hand_over;
+mod in_process;
 mod join;
 pub mod launch;
 mod listener;
@@ -23,6 +26,7 @@ mod location;
 mod lock;
 mod log;
 mod manage;
+mod mode;
 mod role;
 mod service;
 mod skew;

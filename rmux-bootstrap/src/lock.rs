@@ -59,6 +59,19 @@ pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError
     }
 }
 
+/// Checks the lock file as a start would, without making it, and says whether it is free. `None`: it is not there.
+#[cfg(feature = "clap")]
+pub(crate) fn examine(path: &Path) -> Result<Option<bool>, StartupError> {
+    let looked = fs::look(path).map_err(|source| StartupError::Lock {
+        path: path.to_owned(),
+        source,
+    })?;
+    if let Some(facts) = looked {
+        check(path, &facts)?;
+    }
+    attempt_shared(path)
+}
+
 /// Whether nobody holds the lock, by a shared lock of a moment, for which nobody is kept from starting for longer than a
 /// look. `None`: there is no lock file.
 pub(crate) fn attempt_shared(path: &Path) -> Result<Option<bool>, StartupError> {

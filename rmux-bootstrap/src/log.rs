@@ -67,20 +67,39 @@ impl Log {
         if self.file.read_exact_at(&mut bytes, from).is_err() {
             return String::new();
         }
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
-        last.join("\n")
-            .chars()
-            .map(|c| {
-                if c.is_control() && c != '\n' && c != '\t' {
-                    '\u{fffd}'
-                } else {
-                    c
-                }
-            })
-            .collect()
+        last_lines(&String::from_utf8_lossy(&bytes), TAIL_LINES)
     }
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    harmless(&lines[lines.len().saturating_sub(count)..].join("\n"))
+}
+
+/// Without the characters that could steer a terminal.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c.is_control() && c != '\n' && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// The last lines of a log, whichever run wrote them; nothing where it cannot be read.
+#[cfg(feature = "clap")]
+pub(crate) fn tail_of(path: &Path, lines: usize) -> String {
+    let tail = |file: File| {
+        let size = fs::facts_of(&file)?.size;
+        let from = size.saturating_sub(TAIL_BYTES);
+        let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];
+        file.read_exact_at(&mut bytes, from)?;
+        std::io::Result::Ok(last_lines(&String::from_utf8_lossy(&bytes), lines))
+    };
+    fs::open_to_read(path).and_then(tail).unwrap_or_default()
 }
 
 /// Level by level, each that is missing 0700 whatever the umask.

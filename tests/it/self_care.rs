@@ -62,7 +62,10 @@ fn what_waits_at_a_removed_socket_is_still_served() {
     fs::remove_file(sandbox.socket()).expect("remove the public socket");
     assert!(sandbox.signal(pid, rustix::process::Signal::CONT));
     for stream in queued {
-        assert_eq!(exchange(&stream, "pid").expect("an answer"), pid.to_string());
+        assert_eq!(
+            exchange(&stream, "pid").expect("an answer"),
+            pid.to_string()
+        );
     }
     eventually("the public socket is back", || asked(&sandbox) == Some(pid));
 }
@@ -92,14 +95,19 @@ fn a_daemon_that_has_lost_its_lock_file_or_directory_leaves() {
     leaves_after("the lock was replaced", |sandbox| {
         let other = sandbox.endpoint().join("other");
         fs::write(&other, "").expect("write a file");
-        std::process::Command::new("chmod").arg("600").arg(&other).status().expect("chmod");
+        std::process::Command::new("chmod")
+            .arg("600")
+            .arg(&other)
+            .status()
+            .expect("chmod");
         fs::rename(&other, sandbox.lock()).expect("replace the lock");
     });
     leaves_after("the directory was removed", |sandbox| {
         fs::remove_dir_all(sandbox.endpoint()).expect("remove the directory");
     });
     leaves_after("the directory was moved", |sandbox| {
-        fs::rename(sandbox.endpoint(), sandbox.dir().join("elsewhere")).expect("move the directory");
+        fs::rename(sandbox.endpoint(), sandbox.dir().join("elsewhere"))
+            .expect("move the directory");
     });
 }
 
@@ -130,7 +138,9 @@ fn an_idle_daemon_does_not_wake_up() {
             .flatten()
             .filter_map(|task| {
                 let status = fs::read_to_string(task.path().join("status")).ok()?;
-                let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"))?;
+                let line = status
+                    .lines()
+                    .find(|line| line.starts_with("voluntary_ctxt_switches"))?;
                 line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()
             })
             .sum()
@@ -149,4 +159,38 @@ fn an_idle_daemon_does_not_wake_up() {
     let seconds = if rmux_bootstrap_tests::full() { 30 } else { 5 };
     std::thread::sleep(Duration::from_secs(seconds)); // The time that is measured.
     assert_eq!(switches(), before);
+}
+
+/// The real cleaner of temporary files, with files of more than a second counting as old.
+#[test]
+fn a_cleaner_leaves_a_live_endpoint_alone() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    let abandoned = sandbox.dir().join("abandoned");
+    fs::create_dir(&abandoned).expect("make a directory");
+    fs::write(abandoned.join("file"), "").expect("write a file");
+    let rules = sandbox.scratch().join("rules.conf");
+    let owner = rustix::process::geteuid().as_raw();
+    let line = format!("d {} 0700 {owner} - 1s\n", sandbox.dir().display());
+    fs::write(&rules, line).expect("write the rules");
+    std::thread::sleep(Duration::from_millis(1500)); // So that all of it is old.
+    let Ok(cleaned) = std::process::Command::new("systemd-tmpfiles")
+        .arg("--clean")
+        .arg(&rules)
+        .output()
+    else {
+        eprintln!("skipped: there is no systemd-tmpfiles here");
+        return;
+    };
+    assert!(cleaned.status.success(), "{cleaned:?}");
+    assert!(!abandoned.join("file").exists(), "the cleaner does clean");
+    for path in [
+        sandbox.socket(),
+        sandbox.control(),
+        sandbox.lock(),
+        sandbox.log(),
+    ] {
+        assert!(path.exists(), "{}", path.display());
+    }
+    assert_eq!(sandbox.pid(), (pid, false));
 }

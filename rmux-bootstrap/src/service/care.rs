@@ -67,9 +67,7 @@ impl Service {
         if self.stage() == Stage::Closing {
             return false;
         }
-        let held = fs::facts_of(&self.lock);
-        if held.is_ok_and(|held| lock::still_named(&self.briefing.lock, &held).is_ok_and(|is| !is))
-        {
+        if self.has_lost_its_lock() {
             self.close("its lock file was removed or replaced");
             return false;
         }
@@ -81,6 +79,14 @@ impl Service {
             let _ = self.publish_again();
         }
         true
+    }
+
+    /// What cannot be looked at is not taken for lost.
+    fn has_lost_its_lock(&self) -> bool {
+        let held = self.lock.as_ref().and_then(|lock| fs::facts_of(lock).ok());
+        held.is_some_and(|held| {
+            lock::still_named(&self.briefing.lock, &held).is_ok_and(|is_named| !is_named)
+        })
     }
 
     fn listen_again(self: &Arc<Self>) -> std::io::Result<()> {

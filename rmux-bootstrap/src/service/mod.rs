@@ -27,6 +27,7 @@ use self::load::{Load, leave_when_idle};
 use crate::hand_over::Briefing;
 use crate::join::frame::{Frame, Identity, Report};
 use crate::join::record::{Phase, Record, unix_ms};
+use crate::skew::Build;
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
 use crate::sys::readiness;
@@ -74,6 +75,8 @@ struct State {
     control_inode: Option<Inode>,
     acceptor: Option<Waker>,
     handles_signals: bool,
+    /// Nobody accepts any more: only where the process goes on without its server.
+    is_abandoned: bool,
     progress: Option<String>,
     /// Whoever asked this daemon to leave: the end of these connections is its end.
     farewells: Vec<UnixStream>,
@@ -92,7 +95,8 @@ pub(crate) enum Stage {
 pub(crate) struct Service {
     pub(crate) briefing: Briefing,
     pub(crate) runtime: Runtime,
-    lock: File,
+    /// `None`: the daemon lives within its client's process, and no file knows of it.
+    lock: Option<File>,
     began: Instant,
     grace: Duration,
     /// `Duration::MAX`: never.
@@ -130,8 +134,57 @@ impl Service {
             held,
         } = foundation;
         record.grace_ms = milliseconds(grace);
-        let control_inode = inode_of(&briefing.control);
-        let service = Arc::new(Self {
+        let service = Self::new(
+            briefing,
+            Some(lock),
+            record,
+            grace,
+            idle_timeout,
+            runtime,
+            held,
+        );
+        service.state().control_inode = inode_of(&service.briefing.control);
+        let _context = runtime.enter();
+        let control = readiness::listener(UnixListener::from(control))?;
+        runtime.spawn(control::serve(service.clone(), control));
+        runtime.spawn(care::watch_over(service.clone()));
+        Ok(service)
+    }
+
+    /// A daemon within its client's process.
+    pub(crate) fn within(
+        briefing: Briefing,
+        build: Build,
+        grace: Duration,
+        idle_timeout: Duration,
+        runtime: &Runtime,
+    ) -> Arc<Self> {
+        let record = Record {
+            phase: Phase::Starting,
+            build,
+            ..Record::default()
+        };
+        Self::new(
+            briefing,
+            None,
+            record,
+            grace,
+            idle_timeout,
+            runtime,
+            Vec::new(),
+        )
+    }
+
+    fn new(
+        briefing: Briefing,
+        lock: Option<File>,
+        record: Record,
+        grace: Duration,
+        idle_timeout: Duration,
+        runtime: &Runtime,
+        held: Vec<OwnedFd>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             briefing,
             runtime: runtime.clone(),
             lock,
@@ -143,21 +196,33 @@ impl Service {
                 waiting: VecDeque::new(),
                 public: None,
                 retired: Vec::new(),
-                control_inode,
+                control_inode: None,
                 acceptor: None,
                 handles_signals: false,
+                is_abandoned: false,
                 progress: None,
                 farewells: Vec::new(),
             }),
             stage: watch::Sender::new(Stage::Starting),
             load: watch::Sender::new(Load::default()),
             _held: held,
-        });
-        let _context = runtime.enter();
-        let control = readiness::listener(UnixListener::from(control))?;
-        runtime.spawn(control::serve(service.clone(), control));
-        runtime.spawn(care::watch_over(service.clone()));
-        Ok(service)
+        })
+    }
+
+    pub(crate) fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// A caller in this very process.
+    pub(crate) fn admit_caller(&self, stream: UnixStream, peer: Credentials) {
+        self.admit(Waiting { stream, peer });
+    }
+
+    /// Nobody will accept any more; whoever waits is let go.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state();
+        state.is_abandoned = true;
+        state.waiting.clear();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -256,6 +321,17 @@ impl Service {
             )
         };
         let _context = self.runtime.enter();
+        if self.lock.is_none() {
+            self.stage.send_if_modified(|stage| {
+                let is_new = *stage == Stage::Starting;
+                if is_new {
+                    *stage = Stage::Ready;
+                }
+                is_new
+            });
+            self.state().progress = None;
+            return Ok(());
+        }
         self.close_on_signals()?;
         {
             let mut state = self.state();
@@ -372,7 +448,9 @@ impl Service {
         if let Some(progress) = &state.progress {
             waiting.tell(progress);
         }
-        state.waiting.push_back(waiting);
+        if !state.is_abandoned {
+            state.waiting.push_back(waiting);
+        }
         if let Some(acceptor) = state.acceptor.take() {
             acceptor.wake();
         }
@@ -385,7 +463,9 @@ impl Service {
             state.record.ended_unix_ms = unix_ms();
         }
         reason.clone_into(&mut state.record.reason);
-        let _ = state.record.write(&self.lock);
+        if let Some(lock) = &self.lock {
+            let _ = state.record.write(lock);
+        }
     }
 }
 

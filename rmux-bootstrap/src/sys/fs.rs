@@ -170,6 +170,19 @@ pub(crate) fn directory_handle(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
+/// Whether we may make files in a directory; root may, but not on a read-only file system.
+#[cfg(feature = "clap")]
+pub(crate) fn is_writable(directory: &Path) -> bool {
+    rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// Whether its file system has no room for a file. Some count no inodes: their total is zero.
+#[cfg(feature = "clap")]
+pub(crate) fn is_full(directory: &Path) -> bool {
+    rustix::fs::statvfs(directory)
+        .is_ok_and(|room| room.f_bavail == 0 || (room.f_files > 0 && room.f_favail == 0))
+}
+
 /// Whether a path holds a byte that no system call takes.
 pub(crate) fn has_nul(text: &OsStr) -> bool {
     text.as_bytes().contains(&0)

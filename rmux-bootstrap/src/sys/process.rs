@@ -16,6 +16,11 @@ pub(crate) fn euid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// Our effective gid.
+pub(crate) fn egid() -> u32 {
+    rustix::process::getegid().as_raw()
+}
+
 /// Whether a peer runs under our uid. The overflow uid stands for anybody, so it never matches.
 pub(crate) fn same_user(uid: u32) -> bool {
     uid == euid() && uid != OVERFLOW_UID
@@ -185,6 +190,28 @@ pub(crate) fn holds_lock(pid: u32, lock: super::fs::Inode) -> bool {
                     .any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
             })
     })
+}
+
+/// The processes that hold the flock on the file, as far as they can be looked at: our own user's.
+#[cfg(target_os = "linux")]
+pub(crate) fn lock_holders(lock: super::fs::Inode) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| holds_lock(*pid, lock))
+        .collect()
+}
+
+/// Nothing is known of them here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn lock_holders(_: super::fs::Inode) -> Vec<u32> {
+    Vec::new()
+}
+
+/// A process's name, for people.
+pub(crate) fn name_of(pid: u32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
 }
 
 /// Sends a signal to exactly the process that `pidfd` holds.

@@ -6,6 +6,19 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+/// Whether nobody reads any more what is written here.
+#[cfg(feature = "clap")]
+pub(crate) fn has_hung_up(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    match rustix::event::poll(&mut polled, Some(&Timespec::default())) {
+        Ok(_) => Ok(polled[0]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::HUP)),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Waits until one of `fds` is readable or has ended; `None` waits for ever. Whether one is, before time was up.
 pub(crate) fn readable(fds: &[BorrowedFd<'_>], patience: Option<Duration>) -> io::Result<bool> {
     let mut polled: Vec<PollFd<'_>> = fds

@@ -31,6 +31,14 @@ impl Watch {
         Ok(())
     }
 
+    /// Watches what is written to a file.
+    #[cfg(feature = "clap")]
+    pub(crate) fn add_growth(&self, path: &Path) -> io::Result<()> {
+        use rustix::fs::inotify::{WatchFlags, add_watch};
+        add_watch(&self.inotify, path, WatchFlags::MODIFY)?;
+        Ok(())
+    }
+
     pub(crate) fn signal_fd(&self) -> BorrowedFd<'_> {
         std::os::fd::AsFd::as_fd(&self.inotify)
     }
@@ -49,6 +57,11 @@ impl Watch {
     }
 
     pub(crate) fn add(&self, _: &Path) -> io::Result<()> {
+        match self.never {}
+    }
+
+    #[cfg(feature = "clap")]
+    pub(crate) fn add_growth(&self, _: &Path) -> io::Result<()> {
         match self.never {}
     }
 

@@ -135,8 +135,8 @@ async fn answer(connection: Connection, handle: &Handle) -> Outcome {
             }
             ("helper", "") => (helper()?.to_string(), false),
             ("panic", "") => {
-                handle.close();
                 PANIC.store(true, Ordering::SeqCst);
+                handle.close();
                 ("panicking".to_owned(), true)
             }
             ("close", "") => {

@@ -17,7 +17,10 @@ type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     match variable("FORMS_FORM").as_deref() {
-        None | Some("builder") => Daemon::new(endpoint()).deadline(DEADLINE).run_async(play),
+        None | Some("builder") => Daemon::new(endpoint())
+            .deadline(DEADLINE)
+            .version(env!("CARGO_PKG_VERSION"))
+            .run_async(play),
         Some("attribute") => attribute::main(),
         Some("split") => split::main(),
         Some("sync") => sync::main(),
@@ -159,7 +162,10 @@ fn reply(request: &str, endpoint: &Endpoint) -> Outcome<String> {
         ("where", "") => endpoint.socket_path()?.display().to_string(),
         ("again", "") => {
             // The daemon as a client of what its listener says is its endpoint.
-            let client = Daemon::new(endpoint.clone()).deadline(DEADLINE).client();
+            let client = Daemon::new(endpoint.clone())
+                .deadline(DEADLINE)
+                .version(env!("CARGO_PKG_VERSION"))
+                .client();
             match client.connect_blocking()? {
                 Some(stream) => ask_stream(stream, "pid")?,
                 None => "nobody".to_owned(),
