@@ -1,6 +1,7 @@
 //! The process-level tests: real daemons, real clients, each test in a sandbox of its own.
 #![cfg(target_os = "linux")] // They look at processes through /proc.
 
+mod cli;
 mod closing;
 mod cold_start;
 mod foreign;
@@ -9,6 +10,7 @@ mod idle;
 mod inheritance;
 mod leftovers;
 mod manage;
+mod modes;
 mod paths;
 mod scarcity;
 mod self_care;

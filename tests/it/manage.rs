@@ -296,7 +296,8 @@ fn the_last_exits_reason_is_kept() {
             "term" => assert!(sandbox.signal(pid, Signal::TERM)),
             "kill" => sandbox.kill(pid),
             "close" | "panic" => {
-                sandbox.ask(ending, || false).expect("an answer");
+                // A panic may well come before the answer.
+                let _ = sandbox.ask(ending, || false);
             }
             _ => {}
         }

@@ -10,8 +10,7 @@ use crate::error::StartupError;
 use crate::location::{self, Location};
 use crate::lock;
 use crate::skew::{Build, Fit, Wish};
-use crate::sys::net::{self, Reached};
-use crate::sys::{fs, process};
+use crate::sys::{fs, net, process};
 
 /// How one check went.
 enum Finding {
@@ -164,11 +163,7 @@ fn lock_file(location: &Location) -> Finding {
     } else {
         told.join(" and ")
     };
-    let listens = matches!(
-        net::connect(&location.control),
-        Ok(Reached::Queued(_) | Reached::Full)
-    );
-    if listens {
+    if net::is_held(&location.control).unwrap_or(false) {
         Fine(format!("{path} is held by {told}"))
     } else {
         Wrong(
@@ -186,18 +181,15 @@ fn sockets(location: &Location) -> Vec<Finding> {
         match location::check_socket(path) {
             Err(error) => findings.push(Wrong(error.to_string(), way_out(&error))),
             Ok(None) => {}
-            Ok(Some(_)) => match net::connect(path) {
-                Ok(Reached::Queued(_)) => findings.push(Fine(format!("{shown} is listened at"))),
-                Ok(Reached::Full) => findings.push(Wrong(
-                    format!("{shown} has a full queue: its daemon does not accept"),
-                    "stop the daemon, it hangs".to_owned(),
-                )),
-                Ok(Reached::Nobody) => findings.push(Odd(
+            // Not a connect: to the daemon that would be a client.
+            Ok(Some(_)) => match net::is_held(path) {
+                Ok(true) => findings.push(Fine(format!("{shown} is held by a process"))),
+                Ok(false) => findings.push(Odd(
                     format!("{shown} is left over: its daemon was killed or has crashed"),
                     "nothing to do: the next start removes it".to_owned(),
                 )),
                 Err(error) => findings.push(Wrong(
-                    format!("cannot connect to {shown}: {error}"),
+                    format!("cannot probe {shown}: {error}"),
                     "move it away".to_owned(),
                 )),
             },
@@ -253,12 +245,14 @@ fn daemon(client: &Client, location: &Location) -> Vec<Finding> {
     }
     if let Some(exit) = &status.last_exit {
         let told = format!("the last daemon's end: {}", show::last_exit(exit));
-        let has_failed = exit.reason.starts_with("ended in start-up")
-            || exit.reason.starts_with("killed or crashed")
-            || exit.reason.starts_with("panicked");
-        findings.push(if has_failed && status.state == State::NotRunning {
-            let way_out = format!("its log says more: {}", status.log_path.display());
-            Wrong(format!("{told}{}", last_words(location, client)), way_out)
+        let began = |words: &[&str]| words.iter().any(|word| exit.reason.starts_with(word));
+        let way_out = || format!("its log says more: {}", status.log_path.display());
+        findings.push(if status.state != State::NotRunning {
+            Fine(told)
+        } else if began(&["ended in start-up", "could not be launched", "panicked"]) {
+            Wrong(format!("{told}{}", last_words(location, client)), way_out())
+        } else if began(&["killed or crashed"]) {
+            Odd(format!("{told}{}", last_words(location, client)), way_out())
         } else {
             Fine(told)
         });

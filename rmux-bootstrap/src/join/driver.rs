@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::door;
-use super::frame::{Applicant, Assembler, Frame, Identity};
+use super::frame::{Applicant, Assembler, Frame, Identity, Leave};
 use super::record::{Phase, Record};
 use super::room::Room;
 use super::start::{self, Start};
@@ -324,13 +324,16 @@ impl<'a> Driver<'a> {
                 self.build.told_beside(&self.daemon.build),
                 std::process::id()
             );
-            let frame = Frame::Leave(reason).encode();
+            let is_replaced = true;
+            let frame = Frame::Leave(Leave {
+                reason,
+                is_replaced,
+            })
+            .encode();
             // If it has gone by itself, that shows in the wait for its end.
             let _ = net::send(line.fd(), &frame);
         }
         self.fresh = true;
-        // Where it was still starting, its end looks like a failure, which is our own doing.
-        self.history = self.history.max(Some(self.daemon.generation));
         Event::Done
     }
 

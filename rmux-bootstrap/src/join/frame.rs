@@ -31,14 +31,22 @@ pub(crate) enum Frame {
     Query,
     /// Daemon: the answer to that.
     Report(Box<Report>),
-    /// Client: leave, for this reason. The end of this connection will be your end.
-    Leave(String),
+    /// Client: leave. The end of this connection will be your end.
+    Leave(Leave),
     /// Daemon: I am on my way, and this is my grace in milliseconds.
     Leaving(u64),
     /// Daemon, instead of READY: your build and mine do not fit by your own wish. Nobody has taken this connection.
     Skew(Identity),
     /// A kind of a later version. Skipped by clients, refused by daemons.
     Unknown(u8),
+}
+
+/// Why a daemon is to leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leave {
+    pub(crate) reason: String,
+    /// Another build takes its place, so whoever waits for it is to wait for that one.
+    pub(crate) is_replaced: bool,
 }
 
 /// Who asks to join.
@@ -131,7 +139,12 @@ impl Frame {
                     .number("waiting", report.waiting)
                     .number("keep-alives", report.keep_alives),
             ),
-            Self::Leave(reason) => (6, writer.field("reason", shortened(reason, TEXT_MAX))),
+            Self::Leave(leave) => (
+                6,
+                writer
+                    .field("reason", shortened(&leave.reason, TEXT_MAX))
+                    .number("replaced", u8::from(leave.is_replaced)),
+            ),
             Self::Leaving(grace_ms) => (7, writer.number("grace-ms", *grace_ms)),
             Self::Skew(identity) => (8, identity.write(writer)),
             Self::Unknown(kind) => (*kind, writer),
@@ -169,7 +182,10 @@ impl Frame {
                 waiting: number("waiting"),
                 keep_alives: number("keep-alives"),
             })),
-            6 => Self::Leave(reader.text("reason").unwrap_or_default()),
+            6 => Self::Leave(Leave {
+                reason: reader.text("reason").unwrap_or_default(),
+                is_replaced: number("replaced") == 1,
+            }),
             7 => Self::Leaving(number("grace-ms")),
             8 => Self::Skew(Identity::read(&reader)),
             kind => Self::Unknown(kind),
@@ -281,7 +297,10 @@ mod tests {
                 waiting: 4,
                 keep_alives: 5,
             })),
-            Frame::Leave("stopped".into()),
+            Frame::Leave(Leave {
+                reason: "stopped".into(),
+                is_replaced: true,
+            }),
             Frame::Leaving(u64::MAX),
             Frame::Skew(identity()),
             Frame::Progress("line\nbreak".into()),

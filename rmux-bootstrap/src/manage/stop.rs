@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::request::{ANSWER, Asked, ask, await_end, lock_inode, lock_is_free};
 use crate::deadline::Deadline;
 use crate::error::StartupError;
-use crate::join::frame::Frame;
+use crate::join::frame::{Frame, Leave};
 use crate::join::record::Phase;
 use crate::location::Location;
 use crate::lock;
@@ -43,7 +43,10 @@ pub enum Stopped {
 /// Ends the daemon and returns when its lock is free.
 pub(crate) fn stop(location: &Location, reason: &str) -> Result<Stopped, StartupError> {
     let began = Deadline::after(ANSWER);
-    let question = Frame::Leave(reason.to_owned());
+    let question = Frame::Leave(Leave {
+        reason: reason.to_owned(),
+        is_replaced: false,
+    });
     loop {
         let failed = |source| StartupError::filesystem("talk to", &location.control, source);
         match ask(location, &question)? {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::io::unix::AsyncFd;
 
 use super::{SCARCITY_PAUSE, Service, Stage, Waiting, is_scarcity};
-use crate::join::frame::{Applicant, Assembler, Frame};
+use crate::join::frame::{Applicant, Assembler, Frame, Leave};
+use crate::join::record::Phase;
 use crate::skew::Fit;
 use crate::sys::net::{self, Credentials};
 use crate::sys::process;
@@ -82,10 +83,10 @@ async fn converse(
             }
             Some(Frame::Join(_)) => Some(Frame::Skew(service.identity())),
             Some(Frame::Query) => Some(Frame::Report(Box::new(service.report()))),
-            Some(Frame::Leave(reason)) => {
+            Some(Frame::Leave(leave)) => {
                 let _ = net::send(&stream, &Frame::Leaving(service.grace_ms()).encode());
                 if let Ok(stream) = stream.into_std() {
-                    service.leave(stream, &reason);
+                    service.leave(stream, &leave);
                 }
                 return;
             }
@@ -110,11 +111,15 @@ async fn converse(
 
 impl Service {
     /// Leaves because it was asked to. The end of `stream` will tell whoever asked that this process has ended.
-    fn leave(&self, stream: UnixStream, reason: &str) {
+    fn leave(&self, stream: UnixStream, leave: &Leave) {
         self.state().farewells.push(stream);
         let before = self.stage();
-        self.close(reason);
+        self.close(&leave.reason);
         if before == Stage::Starting {
+            if leave.is_replaced {
+                // This start has not failed: whoever waits for it goes on to the next daemon.
+                self.write_phase(&mut self.state(), Phase::Exited, &leave.reason);
+            }
             // Nobody is served yet, and nothing says when `main` will look at its listener.
             process::terminate_self();
         }

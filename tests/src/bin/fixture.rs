@@ -11,6 +11,8 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::Parser;
+use rmux_bootstrap::cli::DaemonCommand;
 use rmux_bootstrap::{Client, Connection, Daemon, Handle, Listener, Role, SkewPolicy};
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -45,8 +47,24 @@ fn main() -> ExitCode {
 async fn play(role: Role) -> ExitCode {
     report(match role {
         Role::Server(listener) => serve(listener).await,
-        Role::Client(client) => ask(client).await,
+        Role::Client(client) => {
+            if std::env::args().nth(1).is_some_and(|word| word == "daemon") {
+                let words = std::env::args().skip(1);
+                return DaemonArguments::parse_from(words)
+                    .command
+                    .execute(&client)
+                    .await;
+            }
+            ask(client).await
+        }
     })
+}
+
+/// What follows the word `daemon`.
+#[derive(clap::Parser)]
+struct DaemonArguments {
+    #[command(subcommand)]
+    command: DaemonCommand,
 }
 
 fn policy() -> SkewPolicy {
