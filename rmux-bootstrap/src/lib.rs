@@ -31,6 +31,9 @@ mod role;
 mod service;
 mod skew;
 mod sys;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod trace;
 
 pub use client::Client;
 pub use connection::{BlockingConnection, Connection, Peer};

@@ -16,6 +16,8 @@ mod scarcity;
 mod self_care;
 mod skew;
 mod start_up;
+mod testing_kit;
+mod trace;
 mod trust;
 mod ui;
 

@@ -25,6 +25,7 @@ use crate::lock::{self, Attempt};
 use crate::sys::net::{self, Reached};
 use crate::sys::timer::Timer;
 use crate::sys::{fs, process, readiness, reaper};
+use crate::trace::Trace;
 
 /// The shortest pause before something is looked at again; most gaps last for a few system calls of another process.
 const PAUSE_FIRST: Duration = Duration::from_micros(50);
@@ -63,6 +64,7 @@ pub(super) struct Call<'a> {
     timer: Option<Timer>,
     /// Since when something has been looked at again and again that no event announces.
     polling_since: Option<Instant>,
+    trace: Trace,
     /// The due operation has waited once.
     has_waited: bool,
 }
@@ -101,6 +103,7 @@ impl<'a> Call<'a> {
             history: None,
             timer: None,
             polling_since: None,
+            trace: Trace::new(),
             has_waited: false,
         })
     }
@@ -114,6 +117,7 @@ impl<'a> Call<'a> {
         loop {
             // However fast one thing follows the other, the executor's other tasks get their turn.
             tokio::task::consume_budget().await;
+            self.trace.step(self.flow.op().step());
             if self.comes_too_late() {
                 return Err(self.too_late());
             }
@@ -492,6 +496,7 @@ impl<'a> Call<'a> {
 
     fn conclude(mut self, verdict: Verdict) -> Result<StartupOutcome, StartupError> {
         let socket_path = self.location.socket.clone();
+        self.trace.finish(&socket_path, verdict.name(), None);
         if verdict == Verdict::Failed {
             return Err(match self.launcher_error.take() {
                 Some(source) => StartupError::Launcher { source },
@@ -514,6 +519,7 @@ impl<'a> Call<'a> {
     /// The deadline is over: what stood in the way.
     fn too_late(&mut self) -> StartupError {
         let waited = self.deadline.waited();
+        self.trace.finish(&self.location.socket, "failed", None);
         let socket_path = self.location.socket.clone();
         let busy = |pid: Option<u32>, state: &str| StartupError::DaemonBusy {
             socket_path: socket_path.clone(),

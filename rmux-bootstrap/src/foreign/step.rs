@@ -40,6 +40,21 @@ pub(crate) enum Op {
     Finish(Verdict),
 }
 
+impl Op {
+    /// The step of a start that it belongs to, in the words of the documentation.
+    pub(crate) fn step(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::AwaitRoom => "room",
+            Self::TryLock | Self::AwaitStarter | Self::ReadRecord => "lock",
+            Self::Judge | Self::Listen | Self::RecordStart => "prepare",
+            Self::Launch => "launch",
+            Self::AwaitDaemon | Self::AwaitEarlier => "wait",
+            Self::RecordAnswer | Self::RecordFailure | Self::Finish(_) => "finish",
+        }
+    }
+}
+
 /// How a call ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Verdict {
@@ -49,6 +64,16 @@ pub(crate) enum Verdict {
     Started,
     /// The start that this call made, or was waiting for, failed.
     Failed,
+}
+
+impl Verdict {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Started => "started",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// What came of an operation.

@@ -22,6 +22,7 @@ use crate::skew::{Build, Fit, Wish};
 use crate::sys::net::{self, Reached};
 use crate::sys::readiness;
 use crate::sys::wait;
+use crate::trace::Trace;
 
 /// The pauses in the gaps in which nobody listens: they double from the first to the last. A poll, because nothing
 /// announces the end of such a gap; it lasts for as long as another process needs for a handful of system calls.
@@ -83,6 +84,7 @@ pub(crate) struct Driver<'a> {
     daemon: Identity,
     pauses: u32,
     pause: Option<Duration>,
+    trace: Trace,
     /// The connection is new: nothing can have arrived, so it is waited for before it is read.
     fresh: bool,
 }
@@ -121,6 +123,7 @@ impl<'a> Driver<'a> {
             daemon: Identity::default(),
             pauses: 0,
             pause: None,
+            trace: Trace::new(),
             fresh: false,
         })
     }
@@ -128,8 +131,10 @@ impl<'a> Driver<'a> {
     /// Drives the call on this thread.
     pub(crate) fn run_blocking(mut self) -> Result<Option<Joined>, StartupError> {
         loop {
-            if let Some(verdict) = self.advance()? {
-                return self.conclude(verdict);
+            match self.advance() {
+                Ok(None) => {}
+                Ok(Some(verdict)) => return self.conclude(verdict),
+                Err(error) => return Err(self.traced(error)),
             }
             let fds: Vec<BorrowedFd<'_>> = self.awaited_fds().into_iter().flatten().collect();
             wait::readable(&fds, self.patience()).map_err(|source| {
@@ -143,8 +148,10 @@ impl<'a> Driver<'a> {
     pub(crate) async fn run(mut self) -> Result<Option<Joined>, StartupError> {
         self.on_runtime = true;
         loop {
-            if let Some(verdict) = self.advance()? {
-                return self.conclude(verdict);
+            match self.advance() {
+                Ok(None) => {}
+                Ok(Some(verdict)) => return self.conclude(verdict),
+                Err(error) => return Err(self.traced(error)),
             }
             self.wait().await.map_err(|source| {
                 StartupError::filesystem("wait at", &self.location.control, source)
@@ -159,6 +166,7 @@ impl<'a> Driver<'a> {
             if let Op::Finish(verdict) = self.join.op() {
                 return Ok(Some(verdict));
             }
+            self.trace.step(self.join.op().step());
             match self.perform()? {
                 Turn::Came(event) => {
                     self.join.step(event);
@@ -280,6 +288,8 @@ impl<'a> Driver<'a> {
         loop {
             match self.assembler.read(|buffer| line.receive(buffer)) {
                 Ok(Some(Frame::Ready(daemon))) => {
+                    self.trace
+                        .daemon_said(daemon.adopted_us, daemon.accepting_us);
                     self.daemon = daemon;
                     return Ok(Turn::Came(Event::Ready));
                 }
@@ -420,8 +430,15 @@ impl<'a> Driver<'a> {
         Event::Done
     }
 
+    fn traced(&mut self, error: StartupError) -> StartupError {
+        self.trace.finish(&self.location.socket, "failed", None);
+        error
+    }
+
     fn conclude(mut self, verdict: Verdict) -> Result<Option<Joined>, StartupError> {
         let socket_path = self.location.socket.clone();
+        let last = self.start.as_ref().and_then(Start::last);
+        self.trace.finish(&socket_path, verdict.name(), last);
         match (verdict, self.line.take()) {
             (Verdict::Joined | Verdict::Started, Some((line, gid))) => {
                 let child = self.start.as_ref().and_then(Start::child_pid);

@@ -85,6 +85,9 @@ pub(crate) struct Identity {
     pub(crate) pid: u32,
     pub(crate) generation: u64,
     pub(crate) build: Build,
+    /// When it had taken over from its starter, and when it accepted first, in microseconds of this boot.
+    pub(crate) adopted_us: u64,
+    pub(crate) accepting_us: u64,
 }
 
 impl Identity {
@@ -94,6 +97,8 @@ impl Identity {
             .number("generation", self.generation)
             .field("version", shortened(&self.build.version, TEXT_MAX))
             .field("build", &self.build.id)
+            .number("adopted-us", self.adopted_us)
+            .number("accepting-us", self.accepting_us)
     }
 
     fn read(reader: &Reader<'_>) -> Self {
@@ -101,6 +106,8 @@ impl Identity {
             pid: reader.number("pid").unwrap_or_default(),
             generation: reader.number("generation").unwrap_or_default(),
             build: read_build(reader),
+            adopted_us: reader.number("adopted-us").unwrap_or_default(),
+            accepting_us: reader.number("accepting-us").unwrap_or_default(),
         }
     }
 }
@@ -275,6 +282,8 @@ mod tests {
             pid: 7,
             generation: 9,
             build: build(),
+            adopted_us: 5,
+            accepting_us: 6,
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::record::{Foreign, Phase, Record, unix_ms};
+use super::record::{Foreign, Phase, Record, Tombstone, unix_ms};
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::hand_over::{self, Briefing};
@@ -181,6 +181,11 @@ impl Start {
 
     pub(crate) fn child_pid(&self) -> Option<u32> {
         self.child.as_ref().map(Watched::pid)
+    }
+
+    /// How the daemon before this start ended.
+    pub(crate) fn last(&self) -> Option<&Tombstone> {
+        self.record.last.as_ref()
     }
 
     /// What becomes readable when the child has ended.

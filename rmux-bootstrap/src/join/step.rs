@@ -41,6 +41,22 @@ pub(crate) enum Op {
     Finish(Verdict),
 }
 
+impl Op {
+    /// The step of a start that it belongs to, in the words of the documentation.
+    pub(crate) fn step(self) -> &'static str {
+        match self {
+            Self::Connect => "probe",
+            Self::AwaitRoom => "room",
+            Self::AwaitReady | Self::AwaitChild => "wait",
+            Self::AskToLeave | Self::AwaitEnd => "replace",
+            Self::ReadRecord | Self::TryLock | Self::Pause => "lock",
+            Self::ClearStale | Self::RecordStart | Self::Listen => "prepare",
+            Self::Spawn => "spawn",
+            Self::RecordFailure | Self::Finish(_) => "finish",
+        }
+    }
+}
+
 /// How a call ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Verdict {
@@ -54,6 +70,18 @@ pub(crate) enum Verdict {
     NotRunning,
     /// The daemon is another build, and the policy is not to use it.
     Skewed,
+}
+
+impl Verdict {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Started => "started",
+            Self::Died => "died in start-up",
+            Self::NotRunning => "not running",
+            Self::Skewed => "refused",
+        }
+    }
 }
 
 /// What came of an operation.

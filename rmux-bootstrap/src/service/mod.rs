@@ -30,6 +30,7 @@ use crate::join::record::{Phase, Record, unix_ms};
 use crate::skew::Build;
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
+use crate::sys::process;
 use crate::sys::readiness;
 
 /// Without descriptors or memory, `accept` waits for one of our connections to end, or this long: what else in the
@@ -73,6 +74,7 @@ struct State {
     /// Public sockets whose names were taken away, until their queues are empty.
     retired: Vec<Public>,
     control_inode: Option<Inode>,
+    accepting_us: u64,
     acceptor: Option<Waker>,
     handles_signals: bool,
     /// Nobody accepts any more: only where the process goes on without its server.
@@ -98,6 +100,7 @@ pub(crate) struct Service {
     /// `None`: the daemon lives within its client's process, and no file knows of it.
     lock: Option<File>,
     began: Instant,
+    adopted_us: u64,
     grace: Duration,
     /// `Duration::MAX`: never.
     idle_timeout: Duration,
@@ -189,6 +192,7 @@ impl Service {
             runtime: runtime.clone(),
             lock,
             began: Instant::now(),
+            adopted_us: process::boot_us(),
             grace,
             idle_timeout,
             state: Mutex::new(State {
@@ -197,6 +201,7 @@ impl Service {
                 public: None,
                 retired: Vec::new(),
                 control_inode: None,
+                accepting_us: 0,
                 acceptor: None,
                 handles_signals: false,
                 is_abandoned: false,
@@ -276,6 +281,8 @@ impl Service {
             pid: std::process::id(),
             generation: state.record.generation,
             build: state.record.build.clone(),
+            adopted_us: self.adopted_us,
+            accepting_us: state.accepting_us,
         }
     }
 
@@ -320,6 +327,7 @@ impl Service {
                 format!("cannot publish {}: {error}", path.display()),
             )
         };
+        self.state().accepting_us = process::boot_us();
         let _context = self.runtime.enter();
         if self.lock.is_none() {
             self.stage.send_if_modified(|stage| {

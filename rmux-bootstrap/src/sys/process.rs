@@ -50,15 +50,22 @@ pub(crate) fn boot_id() -> String {
         .unwrap_or_default()
 }
 
-/// Milliseconds of this boot, the same for every process: what is written down by one can be compared by another.
-pub(crate) fn boot_ms() -> u64 {
+/// Microseconds of this boot, the same for every process: what is written down by one can be compared by another.
+pub(crate) fn boot_us() -> u64 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let clock = rustix::time::ClockId::Boottime;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let clock = rustix::time::ClockId::Monotonic;
     let now = rustix::time::clock_gettime(clock);
-    let whole = u64::try_from(now.tv_sec).unwrap_or(0).saturating_mul(1000);
-    whole.saturating_add(u64::try_from(now.tv_nsec / 1_000_000).unwrap_or(0))
+    let whole = u64::try_from(now.tv_sec)
+        .unwrap_or(0)
+        .saturating_mul(1_000_000);
+    whole.saturating_add(u64::try_from(now.tv_nsec / 1000).unwrap_or(0))
+}
+
+/// The same in milliseconds.
+pub(crate) fn boot_ms() -> u64 {
+    boot_us() / 1000
 }
 
 /// Now, in the units of [`start_time`]; `None` where it is not known.
