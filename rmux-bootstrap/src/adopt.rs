@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixListener;
 use std::process::exit;
 use std::time::Duration;
 
@@ -11,14 +12,14 @@ use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::hand_over::{Briefing, MARKER};
 use crate::join::record::Record;
-use crate::join::start::clear_stale;
+use crate::join::start::{Cleared, clear_stale, clear_stale_at};
 use crate::location;
 use crate::lock::{self, Attempt};
 use crate::mode::Mode;
 use crate::service::Foundation;
 use crate::skew::Build;
 use crate::sys::net::{self, Reached};
-use crate::sys::{fs, process};
+use crate::sys::{fs, process, systemd};
 
 /// The runtime cannot be built.
 pub(crate) const EXIT_NO_RUNTIME: i32 = 71;
@@ -63,12 +64,21 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str) -> Born {
         .nth(1)
         .is_none_or(|argument| argument != MARKER)
     {
+        match systemd::take_listener() {
+            Ok(None) => {}
+            Ok(Some(listener)) => {
+                let foundation = foreground(endpoint, version, Some(listener));
+                return Born::Server(Box::new(foundation), endpoint.clone());
+            }
+            Err(error) => give_up(EXIT_NO_ENDPOINT, error),
+        }
         return match Mode::from_environment() {
             Ok(Mode::Auto | Mode::ConnectOnly) => Born::Client,
             Ok(Mode::InProcess) => Born::Both,
-            Ok(Mode::Foreground) => {
-                Born::Server(Box::new(foreground(endpoint, version)), endpoint.clone())
-            }
+            Ok(Mode::Foreground) => Born::Server(
+                Box::new(foreground(endpoint, version, None)),
+                endpoint.clone(),
+            ),
             Err(error) => give_up(EXIT_MODE, error),
         };
     }
@@ -88,7 +98,7 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str) -> Born {
             Some(key) => endpoint.keyed(&OsString::from_vec(key)),
             None => endpoint.clone(),
         };
-        Born::Server(Box::new(foreground(&endpoint, version)), endpoint)
+        Born::Server(Box::new(foreground(&endpoint, version, None)), endpoint)
     }
 }
 
@@ -139,15 +149,17 @@ fn adopt(version: &str) -> io::Result<(Foundation, Endpoint)> {
             lock,
             control,
             record,
+            passed: None,
             held: keep,
         },
         endpoint,
     ))
 }
 
-/// A daemon run by hand: it takes the lock itself and logs to the terminal.
-fn foreground(endpoint: &Endpoint, version: &str) -> Foundation {
-    match claim(endpoint, version) {
+/// A daemon that is run by hand, or by a service manager that has passed its public socket: it takes the lock itself and
+/// logs to where its output goes.
+fn foreground(endpoint: &Endpoint, version: &str, passed: Option<UnixListener>) -> Foundation {
+    match claim(endpoint, version, passed) {
         Ok(Some(foundation)) => foundation,
         Ok(None) => give_up(EXIT_RUNNING, running(endpoint)),
         Err(error) => give_up(EXIT_NO_ENDPOINT, error),
@@ -165,7 +177,11 @@ fn running(endpoint: &Endpoint) -> String {
     )
 }
 
-fn claim(endpoint: &Endpoint, version: &str) -> Result<Option<Foundation>, StartupError> {
+fn claim(
+    endpoint: &Endpoint,
+    version: &str,
+    passed: Option<UnixListener>,
+) -> Result<Option<Foundation>, StartupError> {
     let location = endpoint.locate()?;
     location.prepare()?;
     let control = &location.control;
@@ -187,7 +203,12 @@ fn claim(endpoint: &Endpoint, version: &str) -> Result<Option<Foundation>, Start
         }
     };
     let last = Record::read(&lock);
-    if !clear_stale(&location, &last)? {
+    let cleared = match &passed {
+        None => clear_stale(&location, &last)?,
+        // The public socket is the service manager's.
+        Some(_) => clear_stale_at(&location.control, &last)?,
+    };
+    if !matches!(cleared, Cleared::Free) {
         return Ok(None);
     }
     let record = last.next(&Build::own(version), location.log.clone());
@@ -204,6 +225,7 @@ fn claim(endpoint: &Endpoint, version: &str) -> Result<Option<Foundation>, Start
         lock,
         control: listener,
         record,
+        passed,
         held: held.into_iter().collect(),
     }))
 }

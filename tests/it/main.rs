@@ -16,6 +16,7 @@ mod scarcity;
 mod self_care;
 mod skew;
 mod start_up;
+mod systemd;
 mod testing_kit;
 mod trace;
 mod trust;

@@ -10,7 +10,7 @@ use super::door;
 use super::frame::{Applicant, Assembler, Frame, Identity, Leave};
 use super::record::{Phase, Record};
 use super::room::Room;
-use super::start::{self, Start};
+use super::start::{self, Cleared, Start};
 use super::step::{Event, Hold, Join, Op, Verdict};
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
@@ -81,6 +81,8 @@ pub(crate) struct Driver<'a> {
     /// The last generation whose failure is none of this call's; `None` where the call met a daemon first.
     history: Option<u64>,
     progress: Option<String>,
+    /// The service manager that listens at the public socket, and has been asked to start the daemon.
+    activating: Option<u32>,
     daemon: Identity,
     pauses: u32,
     pause: Option<Duration>,
@@ -120,6 +122,7 @@ impl<'a> Driver<'a> {
             record: Record::default(),
             history: None,
             progress: None,
+            activating: None,
             daemon: Identity::default(),
             pauses: 0,
             pause: None,
@@ -202,8 +205,7 @@ impl<'a> Driver<'a> {
                 Event::Record(self.phase())
             }
             Op::TryLock => self.try_lock()?,
-            Op::ClearStale if start::clear_stale(self.location, &self.record)? => Event::Done,
-            Op::ClearStale => Event::Occupied,
+            Op::ClearStale => self.clear_stale()?,
             Op::RecordStart => {
                 let (location, build) = (self.location, self.build);
                 self.held()?.record(location, build)?;
@@ -229,6 +231,25 @@ impl<'a> Driver<'a> {
             Op::Finish(_) => Event::Done,
         };
         Ok(Turn::Came(came))
+    }
+
+    fn clear_stale(&mut self) -> Result<Event, StartupError> {
+        if self.activating.is_some() {
+            // It has been asked to start the daemon already; each further connection would be a client to that.
+            let socket = &self.location.socket;
+            let failed = |source| StartupError::filesystem("probe", socket, source);
+            if net::is_held(socket).map_err(failed)? {
+                return Ok(Event::Occupied);
+            }
+        }
+        Ok(match start::clear_stale(self.location, &self.record)? {
+            Cleared::Free => Event::Done,
+            Cleared::Leaving => Event::Occupied,
+            Cleared::Activated(pid) => {
+                self.activating = Some(pid);
+                Event::Occupied
+            }
+        })
     }
 
     fn connect(&mut self) -> Result<Event, StartupError> {
@@ -469,6 +490,14 @@ impl<'a> Driver<'a> {
         let child = self.start.as_ref().and_then(Start::child_pid);
         let socket_path = self.location.socket.clone();
         let waited = self.deadline.waited();
+        if let (Some(_), None) = (self.activating, &self.line) {
+            return StartupError::DaemonBusy {
+                socket_path,
+                pid: self.activating,
+                waited,
+                state: "a service manager that listens there, and its service has not come up; look at the unit's state and journal".to_owned(),
+            };
+        }
         let living = self.line.is_some() || self.room.is_some() || self.join.op() == Op::Pause;
         if !living {
             return StartupError::StartupTimeout {

@@ -18,7 +18,7 @@ use crate::skew::Build;
 use crate::sys::net::{self, Reached};
 use crate::sys::process::{self, Watched};
 use crate::sys::wait;
-use crate::sys::{fs, reaper};
+use crate::sys::{fs, reaper, systemd};
 
 /// The lock, and what has been made under it so far. Dropping it is safe at any point: what the child needs, it has.
 #[derive(Debug)]
@@ -249,37 +249,52 @@ impl Drop for Start {
     }
 }
 
-/// Holding the lock: removes the sockets that a dead daemon left, and only what nobody answers at. `false`: the daemon of
-/// this record is on its way out and has not closed its sockets yet.
-pub(crate) fn clear_stale(location: &Location, record: &Record) -> Result<bool, StartupError> {
-    for path in [&location.socket, &location.control] {
-        if location::check_socket(path)?.is_none() {
-            continue;
-        }
-        let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
-        match net::connect(path).map_err(failed("probe"))? {
-            Reached::Nobody => match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove the stale socket")(error));
-                }
-                _ => {}
-            },
-            Reached::Full => return Ok(false),
-            // The end of a process closes its descriptors one after the other, and the lock was first.
-            Reached::Queued(stream)
-                if net::credentials(&stream)
-                    .is_ok_and(|peer| peer.pid.is_none_or(|pid| pid == record.pid)) =>
-            {
-                return Ok(false);
-            }
-            Reached::Queued(_) => {
-                let taken = io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "a process that does not hold this start-up lock listens there; stop it first (in a directory for everybody, the same path spelled differently has another lock)",
-                );
-                return Err(failed("take over")(taken));
-            }
-        }
+/// What stands at a socket's name, once everything dead has been removed.
+#[derive(Debug)]
+pub(crate) enum Cleared {
+    /// Nothing.
+    Free,
+    /// The daemon of this record, on its way out, which has not closed its sockets yet.
+    Leaving,
+    /// A service manager that starts the daemon when somebody connects; that has just been done. It is this process.
+    Activated(u32),
+}
+
+/// Holding the lock: removes the sockets that a dead daemon left, and only what nobody answers at.
+pub(crate) fn clear_stale(location: &Location, record: &Record) -> Result<Cleared, StartupError> {
+    match clear_stale_at(&location.socket, record)? {
+        Cleared::Free => clear_stale_at(&location.control, record),
+        occupied => Ok(occupied),
     }
-    Ok(true)
+}
+
+/// The same for one socket.
+pub(crate) fn clear_stale_at(path: &Path, record: &Record) -> Result<Cleared, StartupError> {
+    if location::check_socket(path)?.is_none() {
+        return Ok(Cleared::Free);
+    }
+    let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
+    let stream = match net::connect(path).map_err(failed("probe"))? {
+        Reached::Nobody => {
+            return match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(failed("remove the stale socket")(error))
+                }
+                _ => Ok(Cleared::Free),
+            };
+        }
+        Reached::Full => return Ok(Cleared::Leaving),
+        Reached::Queued(stream) => stream,
+    };
+    let listener = net::credentials(&stream).ok().and_then(|peer| peer.pid);
+    match listener {
+        // The end of a process closes its descriptors one after the other, and the lock was first.
+        None => Ok(Cleared::Leaving),
+        Some(pid) if pid == record.pid => Ok(Cleared::Leaving),
+        Some(pid) if systemd::is_manager(pid) => Ok(Cleared::Activated(pid)),
+        Some(_) => Err(failed("take over")(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "a process that does not hold this start-up lock listens there; stop it first (in a directory for everybody, the same path spelled differently has another lock)",
+        ))),
+    }
 }

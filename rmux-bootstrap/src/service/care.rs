@@ -56,7 +56,7 @@ impl Service {
     fn add_to(&self, watch: &Watch) -> bool {
         let briefing = &self.briefing;
         let mut names = vec![briefing.lock.as_path(), &briefing.control];
-        names.extend(self.public().is_some().then_some(briefing.socket.as_path()));
+        names.extend(self.publishes().then_some(briefing.socket.as_path()));
         names.extend(briefing.lock.parent());
         // What is watched already stays so; what is not there is missed by the look that follows.
         names.into_iter().all(|name| watch.add(name).is_ok())
@@ -75,10 +75,15 @@ impl Service {
         if is_free(&self.briefing.control) {
             let _ = self.listen_again();
         }
-        if self.public().is_some() && is_free(&self.briefing.socket) {
+        if self.publishes() && is_free(&self.briefing.socket) {
             let _ = self.publish_again();
         }
         true
+    }
+
+    /// Whether the public socket's name is ours to look after.
+    fn publishes(&self) -> bool {
+        self.public().is_some_and(|public| !public.is_passed)
     }
 
     /// What cannot be looked at is not taken for lost.
@@ -106,7 +111,11 @@ impl Service {
         }
         let listener = Arc::new(readiness::listener(UnixListener::from(net::listen(path)?))?);
         let inode = inode_of(path);
-        if let Some(old) = state.public.replace(Public { listener, inode }) {
+        if let Some(old) = state.public.replace(Public {
+            listener,
+            inode,
+            is_passed: false,
+        }) {
             // Nobody can come to it any more; who has come is still served.
             let _ = net::refuse_newcomers(&*old.listener);
             state.retired.push(old);

@@ -31,7 +31,7 @@ use crate::skew::Build;
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
 use crate::sys::process;
-use crate::sys::readiness;
+use crate::sys::{readiness, systemd};
 
 /// Without descriptors or memory, `accept` waits for one of our connections to end, or this long: what else in the
 /// process frees a descriptor tells nobody.
@@ -64,6 +64,8 @@ impl Waiting {
 pub(crate) struct Public {
     pub(crate) listener: Arc<AsyncFd<UnixListener>>,
     inode: Option<Inode>,
+    /// A service manager's, which goes on listening for the next daemon.
+    is_passed: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,8 @@ struct State {
     record: Record,
     waiting: VecDeque<Waiting>,
     public: Option<Public>,
+    /// The public socket that a service manager has made, until it is served.
+    passed: Option<UnixListener>,
     /// Public sockets whose names were taken away, until their queues are empty.
     retired: Vec<Public>,
     control_inode: Option<Inode>,
@@ -118,6 +122,8 @@ pub(crate) struct Foundation {
     pub(crate) lock: File,
     pub(crate) control: OwnedFd,
     pub(crate) record: Record,
+    /// The public socket, where a service manager has made it.
+    pub(crate) passed: Option<UnixListener>,
     pub(crate) held: Vec<OwnedFd>,
 }
 
@@ -134,6 +140,7 @@ impl Service {
             lock,
             control,
             mut record,
+            passed,
             held,
         } = foundation;
         record.grace_ms = milliseconds(grace);
@@ -146,7 +153,11 @@ impl Service {
             runtime,
             held,
         );
-        service.state().control_inode = inode_of(&service.briefing.control);
+        {
+            let mut state = service.state();
+            state.control_inode = inode_of(&service.briefing.control);
+            state.passed = passed;
+        }
         let _context = runtime.enter();
         let control = readiness::listener(UnixListener::from(control))?;
         runtime.spawn(control::serve(service.clone(), control));
@@ -199,6 +210,7 @@ impl Service {
                 record,
                 waiting: VecDeque::new(),
                 public: None,
+                passed: None,
                 retired: Vec::new(),
                 control_inode: None,
                 accepting_us: 0,
@@ -347,17 +359,25 @@ impl Service {
                 // Closed from elsewhere before it came to this.
                 return Ok(());
             }
-            let listener = UnixListener::from(net::listen(path).map_err(context)?);
-            let inode = inode_of(path);
+            let passed = state.passed.take();
+            let is_passed = passed.is_some();
+            let (listener, inode) = if let Some(passed) = passed {
+                (passed, None)
+            } else {
+                let listener = UnixListener::from(net::listen(path).map_err(context)?);
+                (listener, inode_of(path))
+            };
             let listener = readiness::listener(listener).inspect_err(|_| remove_if(path, inode))?;
             state.public = Some(Public {
                 inode,
                 listener: Arc::new(listener),
+                is_passed,
             });
             state.progress = None;
             self.write_phase(&mut state, Phase::Ready, "");
             self.stage.send_replace(Stage::Ready);
         }
+        systemd::notify("READY=1");
         if self.idle_timeout != Duration::MAX {
             self.runtime
                 .spawn(leave_when_idle(self.clone(), self.idle_timeout));
@@ -389,12 +409,18 @@ impl Service {
         let mut state = self.state();
         let before = self.stage.send_replace(Stage::Closing);
         if before == Stage::Ready {
-            if let Some(public) = &state.public {
+            if let Some(public) = state.public.take_if(|public| public.is_passed) {
+                // What is queued there, and whoever still comes, is for the next daemon.
+                drop(public);
+            } else if let Some(public) = &state.public {
                 remove_if(&self.briefing.socket, public.inode);
                 // It fails only where there is nobody to refuse.
                 let _ = net::refuse_newcomers(&*public.listener);
             }
             self.write_phase(&mut state, Phase::Closing, reason);
+            if self.lock.is_some() {
+                systemd::notify("STOPPING=1");
+            }
         }
         // Before ready the record stays as it is: a daemon that never served has failed to start.
         if let Some(acceptor) = state.acceptor.take() {
@@ -404,7 +430,7 @@ impl Service {
 
     /// `main` has returned: open connections get their grace, then the names go.
     pub(crate) async fn finish(&self) {
-        let served = self.stage() != Stage::Starting && self.public().is_some();
+        let served = matches!(self.state().record.phase, Phase::Ready | Phase::Closing);
         self.close("main returned");
         let mut load = self.load.subscribe();
         let all_done = async {

@@ -10,6 +10,7 @@ pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod readiness;
 pub(crate) mod reaper;
+pub(crate) mod systemd;
 pub(crate) mod timer;
 pub(crate) mod wait;
 pub(crate) mod watch;
