@@ -28,6 +28,7 @@ mod log;
 mod manage;
 mod mode;
 mod role;
+mod seeded;
 mod service;
 mod skew;
 mod sys;

@@ -64,7 +64,10 @@ impl Drop for Counted {
     }
 }
 
-/// Closes the daemon once it has been without connections and keep-alives for `patience`.
+/// How long a new daemon waits for its first caller at least.
+const FIRST_VISIT: Duration = Duration::from_secs(1);
+
+/// Closes the daemon once it has been without connections and keep-alives for `patience`, and nobody waits to be served.
 ///
 /// Whoever comes while it closes loses nothing: the public socket's queue is still served, and a caller at the control
 /// socket goes on to the next daemon. So nothing needs to be asked before it closes, and nothing wakes up in between.
@@ -76,12 +79,19 @@ pub(super) async fn leave_when_idle(service: Arc<Service>, patience: Duration) {
         if load.wait_for(quiet).await.is_err() {
             return;
         }
-        if patience.is_zero()
-            || tokio::time::timeout(patience, load.changed())
-                .await
-                .is_err()
-        {
-            service.close("idle");
+        // Whoever has started it is on the way, however short the time-out.
+        let is_new = load.borrow_and_update().visits == 0;
+        let pause = if is_new {
+            patience.max(FIRST_VISIT)
+        } else {
+            patience
+        };
+        let is_quiet =
+            pause.is_zero() || tokio::time::timeout(pause, load.changed()).await.is_err();
+        if is_quiet && service.close_unless_awaited("idle") {
+            return;
+        }
+        if is_quiet && load.changed().await.is_err() {
             return;
         }
     }

@@ -27,6 +27,7 @@ use self::load::{Load, leave_when_idle};
 use crate::hand_over::Briefing;
 use crate::join::frame::{Frame, Identity, Report};
 use crate::join::record::{Phase, Record, unix_ms};
+use crate::seeded;
 use crate::skew::Build;
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
@@ -406,7 +407,20 @@ impl Service {
 
     /// No newcomer from here on. What the public socket has queued is still handed out.
     pub(crate) fn close(&self, reason: &str) {
+        self.close_with(&mut self.state(), reason);
+    }
+
+    /// The same, unless a caller waits to be served. Whether it is closed.
+    pub(crate) fn close_unless_awaited(&self, reason: &str) -> bool {
         let mut state = self.state();
+        let is_awaited = !state.waiting.is_empty();
+        if !is_awaited {
+            self.close_with(&mut state, reason);
+        }
+        !is_awaited
+    }
+
+    fn close_with(&self, state: &mut State, reason: &str) {
         let before = self.stage.send_replace(Stage::Closing);
         if before == Stage::Ready {
             if let Some(public) = state.public.take_if(|public| public.is_passed) {
@@ -414,10 +428,12 @@ impl Service {
                 drop(public);
             } else if let Some(public) = &state.public {
                 remove_if(&self.briefing.socket, public.inode);
-                // It fails only where there is nobody to refuse.
-                let _ = net::refuse_newcomers(&*public.listener);
+                if !seeded::is("no-shutdown") {
+                    // It fails only where there is nobody to refuse.
+                    let _ = net::refuse_newcomers(&*public.listener);
+                }
             }
-            self.write_phase(&mut state, Phase::Closing, reason);
+            self.write_phase(state, Phase::Closing, reason);
             if self.lock.is_some() {
                 systemd::notify("STOPPING=1");
             }

@@ -1,0 +1,122 @@
+//! Connects by the thousand while the daemon leaves whenever it can: nobody may be lost.
+//!
+//! Half of them go to the public socket, as any program might, and are lost if the connect succeeds and no answer comes;
+//! the other half call `connect_or_start`, and are lost if that fails.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rmux_bootstrap::Client;
+use rmux_bootstrap_tests::{Sandbox, exchange};
+
+use crate::Outcome;
+
+/// Callers of each kind.
+const THREADS: usize = 2;
+/// Connects of each caller between two pauses in which the daemon may leave.
+const BURST: usize = 25;
+
+/// Runs the load in a sandbox and prints what came of it.
+pub(crate) fn run(connects: usize) -> Outcome {
+    let sandbox = Sandbox::new(std::env::current_exe()?);
+    let began = Instant::now();
+    let mut command = Command::new(sandbox.fixture());
+    command
+        .args(["load", &connects.to_string()])
+        .env("RMUX_BOOTSTRAP_DIR", sandbox.dir())
+        .env("PROOF_IDLE_MS", "1");
+    let output = command.output()?;
+    let told = String::from_utf8(output.stdout)?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    let (public, control) = told.trim_end().split_once(' ').ok_or("not two counts")?;
+    let exits = sandbox.noted("starts").len();
+    println!(
+        "hammer: {connects} connects over {exits} daemons in {:.1?}: {public} lost at the public socket, {control} lost calls",
+        began.elapsed()
+    );
+    if public == "0" && control == "0" {
+        Ok(())
+    } else {
+        Err("connections were lost".into())
+    }
+}
+
+/// The load itself; prints how many were lost, of either kind.
+pub(crate) fn load(client: &Client, connects: usize) -> Outcome {
+    let socket = client.endpoint().socket_path()?;
+    let (lost_public, lost_calls) = (AtomicU64::new(0), AtomicU64::new(0));
+    let barrier = Barrier::new(2 * THREADS);
+    let rounds = connects.div_ceil(2 * THREADS * BURST);
+    let rest = || {
+        if barrier.wait().is_leader() {
+            // Longer than the idle time-out: what is measured is what happens at its end. Not always the same time.
+            thread::sleep(Duration::from_micros(
+                900 + u64::from(std::process::id() % 7) * 200,
+            ));
+        }
+        barrier.wait();
+    };
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..rounds {
+                    for _ in 0..BURST {
+                        if !asks_publicly(&socket, client) {
+                            lost_public.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    rest();
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..rounds {
+                    for _ in 0..BURST {
+                        if let Err(error) = calls(client) {
+                            eprintln!("proof: {error}");
+                            lost_calls.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    rest();
+                }
+            });
+        }
+    });
+    println!("{} {}", lost_public.into_inner(), lost_calls.into_inner());
+    Ok(())
+}
+
+/// Whether a connection that was made was answered. One that is refused is not lost: the daemon is started then.
+fn asks_publicly(socket: &Path, client: &Client) -> bool {
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => return exchange(&stream, "pid").is_ok(),
+            Err(_) => drop(client.connect_or_start_blocking()),
+        }
+    }
+}
+
+fn calls(client: &Client) -> Outcome {
+    let stream = client.connect_or_start_blocking()?;
+    exchange(&stream, "pid")?;
+    Ok(())
+}
+
+/// Adds this process to a list in the sandbox.
+pub(crate) fn note(name: &str) -> Outcome {
+    let directory = std::env::var_os("RMUX_BOOTSTRAP_DIR").ok_or("not in a sandbox")?;
+    let mut file = fs::File::options()
+        .append(true)
+        .create(true)
+        .open(PathBuf::from(directory).join(name))?;
+    file.write_all(format!("{}\n", std::process::id()).as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Figures for what must never happen: `cargo run --release --bin proof -- hammer [CONNECTS]`.
+//!
+//! The program is its own daemon, so that a load comes from within one process at the speed of a connect.
+
+mod hammer;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rmux_bootstrap::{Daemon, Listener, Role};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn main() -> ExitCode {
+    let idle = std::env::var("PROOF_IDLE_MS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    Daemon::new("proof")
+        .deadline(Duration::from_secs(30))
+        .idle_timeout(idle.map_or(Duration::MAX, Duration::from_millis))
+        .run_async(play)
+}
+
+async fn play(role: Role) -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let outcome = match (role, &arguments[..]) {
+        (Role::Server(listener), _) => serve(listener).await,
+        (Role::Client(_), ["hammer"]) => hammer::run(100_000),
+        (Role::Client(_), ["hammer", count]) => {
+            count.parse().map_err(Into::into).and_then(hammer::run)
+        }
+        (Role::Client(client), ["load", count]) => count
+            .parse()
+            .map_err(Into::into)
+            .and_then(|count| hammer::load(&client, count)),
+        _ => Err("usage: proof hammer [CONNECTS]".into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("proof: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers each line with this daemon's pid.
+async fn serve(mut listener: Listener) -> Outcome {
+    hammer::note("starts")?;
+    while let Some(connection) = listener.accept().await? {
+        tokio::spawn(async move {
+            let mut connection = BufReader::new(connection);
+            let mut line = String::new();
+            while connection
+                .read_line(&mut line)
+                .await
+                .is_ok_and(|length| length > 0)
+            {
+                let answer = format!("{}\n", std::process::id());
+                if connection.write_all(answer.as_bytes()).await.is_err() {
+                    break;
+                }
+                line.clear();
+            }
+        });
+    }
+    Ok(())
+}
