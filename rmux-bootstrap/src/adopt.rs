@@ -56,7 +56,7 @@ pub(crate) fn give_up(code: i32, reason: impl std::fmt::Display) -> ! {
 }
 
 /// Finds out what this process is. Must come before anything else opens a descriptor.
-pub(crate) fn born(endpoint: &Endpoint, version: &str) -> Born {
+pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born {
     if let Err(error) = location::check_process() {
         give_up(EXIT_UNSAFE, error);
     }
@@ -83,7 +83,7 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str) -> Born {
         };
     }
     if has_channel() {
-        match adopt(version) {
+        match adopt(version, grace) {
             Ok((foundation, endpoint)) => Born::Server(Box::new(foundation), endpoint),
             Err(error) => give_up(
                 EXIT_HAND_OVER,
@@ -111,7 +111,7 @@ fn has_channel() -> bool {
     waits && net::credentials(stdin).is_ok_and(|peer| process::same_user(peer.uid))
 }
 
-fn adopt(version: &str) -> io::Result<(Foundation, Endpoint)> {
+fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
     process::close_inherited();
     let (briefing, lock, control) = Briefing::receive(rustix::stdio::stdin())?;
     let channel = process::take_stdin()?;
@@ -133,7 +133,9 @@ fn adopt(version: &str) -> io::Result<(Foundation, Endpoint)> {
         record.generation = briefing.generation;
     }
     record.pid = std::process::id();
+    record.is_starter = false;
     record.build = build;
+    record.grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     record.write(&lock)?;
     let mut keep = Vec::new();
     if let Some(directory) = &briefing.directory {
@@ -211,7 +213,8 @@ fn claim(
     if !matches!(cleared, Cleared::Free) {
         return Ok(None);
     }
-    let record = last.next(&Build::own(version), location.log.clone());
+    let mut record = last.next(&Build::own(version), location.log.clone());
+    record.is_starter = false;
     let generation = record.generation;
     record.write(&lock).map_err(|source| {
         StartupError::filesystem("write the start-up record", &location.lock, source)

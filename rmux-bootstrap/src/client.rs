@@ -150,6 +150,7 @@ impl Client {
     /// # Errors
     /// Theirs.
     pub async fn restart(&self) -> Result<Connection, StartupError> {
+        must_be_able_to_start()?;
         self.stop().await?;
         self.connect_or_start().await
     }
@@ -159,6 +160,7 @@ impl Client {
     /// # Errors
     /// The same.
     pub fn restart_blocking(&self) -> Result<UnixStream, StartupError> {
+        must_be_able_to_start()?;
         self.stop_blocking()?;
         self.connect_or_start_blocking()
     }
@@ -320,4 +322,13 @@ impl Ground {
 
 fn stop_reason() -> String {
     format!("stopped by pid {}", std::process::id())
+}
+
+/// Before the running daemon is ended: whether there can be another one.
+pub(crate) fn must_be_able_to_start() -> Result<(), StartupError> {
+    match Mode::for_client()? {
+        Mode::ConnectOnly => Err(Mode::ConnectOnly
+            .unusable("no daemon may be started, so none is ended for another one")),
+        _ => Ok(()),
+    }
 }

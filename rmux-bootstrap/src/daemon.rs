@@ -1,6 +1,7 @@
 //! The builder that the attribute expands to.
 
 use std::future::Future;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,7 +112,7 @@ impl Daemon {
     where
         F: Fn(Role) -> R + Send + Sync + 'static,
     {
-        match adopt::born(&self.endpoint, &self.settings.version) {
+        match adopt::born(&self.endpoint, &self.settings.version, self.grace) {
             Born::Client => main(Role::Client(self.client())),
             Born::Both => {
                 let handle =
@@ -146,19 +147,16 @@ impl Daemon {
         F: Fn(Role) -> Fut + Send + Sync + 'static,
         Fut: Future,
     {
-        match adopt::born(&self.endpoint, &self.settings.version) {
+        match adopt::born(&self.endpoint, &self.settings.version, self.grace) {
             Born::Client => {
                 let runtime = built(Builder::new_current_thread().enable_all().build());
                 runtime.block_on(main(Role::Client(self.client())))
             }
             Born::Both => {
-                let runtime = Background(Some(built(
-                    Builder::new_multi_thread().enable_all().build(),
-                )));
-                let Some(background) = &runtime.0 else {
-                    give_up(EXIT_NO_RUNTIME, "the runtime is gone");
-                };
-                let handle = background.handle().clone();
+                // Never shut down: a server that stays beyond its grace ends with the process, in peace.
+                let runtime =
+                    ManuallyDrop::new(built(Builder::new_multi_thread().enable_all().build()));
+                let handle = runtime.handle().clone();
                 let service = self.within(&handle);
                 let (main, client) = (Arc::new(main), self.client().within(service.clone()));
                 let (serve, listener) =

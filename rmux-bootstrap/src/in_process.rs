@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use crate::deadline::Deadline;
@@ -140,10 +141,14 @@ pub(crate) fn beside<R>(
         })?;
     let result = client();
     service.close("the client's half of main returned");
-    // An error is the end of the thread, which is what is waited for.
-    match service.grace() {
-        Duration::MAX => drop(ended.recv()),
-        grace => drop(ended.recv_timeout(grace)),
+    // A closed channel is the end of the thread, which is what is waited for.
+    let has_ended = match service.grace() {
+        Duration::MAX => ended.recv().is_err(),
+        grace => ended.recv_timeout(grace) == Err(RecvTimeoutError::Disconnected),
+    };
+    if has_ended {
+        // As with a daemon: what is still open has its grace.
+        service.runtime.block_on(service.finish());
     }
     Ok(result)
 }

@@ -5,7 +5,11 @@
 
 use std::cmp::Ordering;
 
+use crate::join::frame::shortened;
 use crate::role::SkewPolicy;
+
+/// The most that is kept of a version, in bytes.
+const VERSION_MAX: usize = 128;
 
 /// What a client makes of a daemon's build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +97,8 @@ impl Build {
     /// This very program.
     pub(crate) fn own(version: &str) -> Self {
         Self {
-            version: version.to_owned(),
+            // Once and for all, so that it is the same text wherever it is sent and compared.
+            version: shortened(version, VERSION_MAX).to_owned(),
             id: crate::build::id().to_owned(),
         }
     }

@@ -104,6 +104,44 @@ fn in_process_tells_what_became_of_the_server_and_keeps_the_deadline() {
 }
 
 #[test]
+fn in_process_gives_open_work_its_grace_and_ends_in_peace_with_a_server_that_hangs() {
+    let sandbox = sandbox();
+    // The request is answered after the client's half has gone; what it notes at its end tells that it came so far.
+    let answer = sandbox
+        .call(&["leave", "slow 200"])
+        .env("RMUX_BOOTSTRAP_MODE", "in-process")
+        .run();
+    assert!(answer.status.success(), "{answer:#?}");
+    assert_eq!(sandbox.noted("slept"), ["slow 200"]);
+
+    let hung = sandbox
+        .call(&["noop"])
+        .env("RMUX_BOOTSTRAP_MODE", "in-process")
+        .env("FIXTURE_GRACE_MS", "10")
+        .init("slow:60000")
+        .run();
+    assert!(
+        hung.status.success() && hung.stderr.lines().count() <= 1,
+        "{hung:#?}"
+    );
+}
+
+#[test]
+fn connect_only_does_not_restart() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    let mode = |words: &[&str]| {
+        sandbox
+            .call(words)
+            .env("RMUX_BOOTSTRAP_MODE", "connect-only")
+            .run()
+    };
+    mode(&["restart"]).assert_error_tells(&["UnusableMode", "none is ended"]);
+    assert_eq!(mode(&["daemon", "restart"]).status.code(), Some(1));
+    assert_eq!(sandbox.pid(), (pid, false));
+}
+
+#[test]
 fn foreground_is_the_daemon_and_an_error_where_one_runs() {
     let sandbox = sandbox();
     let mut foreground = call(&sandbox, "foreground").start();

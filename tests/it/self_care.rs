@@ -194,3 +194,54 @@ fn a_cleaner_leaves_a_live_endpoint_alone() {
     }
     assert_eq!(sandbox.pid(), (pid, false));
 }
+
+#[test]
+fn removals_cost_no_descriptors() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    let take = || {
+        fs::remove_file(sandbox.control()).expect("remove the control socket");
+        fs::remove_file(sandbox.socket()).expect("remove the public socket");
+        eventually("both are back", || {
+            sandbox.control().exists() && asked(&sandbox) == Some(pid)
+        });
+    };
+    take();
+    eventually("the old ones are closed", || {
+        process::descriptors(pid).len() < 40
+    });
+    let before = process::descriptors(pid).len();
+    for _ in 0..30 {
+        take();
+    }
+    eventually("the old ones are closed", || {
+        process::descriptors(pid).len() <= before + 2
+    });
+}
+
+#[test]
+fn a_daemon_whose_runtime_directory_was_moved_away_leaves() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    let began = Instant::now();
+    let away = sandbox.scratch().join("away");
+    fs::rename(sandbox.dir(), &away).expect("move the directory");
+    let moved = away.join("fixture/fixture.sock");
+    eventually("it refuses newcomers", || {
+        UnixStream::connect(&moved).is_err()
+    });
+    assert!(began.elapsed() < NOTICED, "{:?}", began.elapsed());
+    fs::rename(&away, sandbox.dir()).expect("move it back");
+    eventually("it has ended", || !process::is_running(pid));
+}
+
+#[test]
+fn a_daemon_that_loses_its_lock_in_start_up_does_not_keep_the_next_one_waiting() {
+    let sandbox = sandbox();
+    let first = sandbox.call(&["pid"]).init("gate").start();
+    eventually("it is starting", || sandbox.starts().len() == 1);
+    fs::remove_file(sandbox.lock()).expect("remove the lock");
+    let second = sandbox.pid();
+    assert_ne!(second.0, sandbox.starts()[0]);
+    drop(first);
+}

@@ -196,3 +196,36 @@ fn replacements_under_load_lose_no_answer() {
     });
     assert!(answers >= 2);
 }
+
+#[test]
+fn a_version_of_any_length_is_one_version() {
+    let sandbox = sandbox();
+    let version = format!("1.0.0-{}", "long.".repeat(400));
+    let (pid, started) = call(&sandbox, &version).run().pid();
+    assert!(started);
+    assert_eq!(call(&sandbox, &version).run().pid(), (pid, false));
+    assert_eq!(sandbox.starts(), [pid]);
+}
+
+#[test]
+fn a_program_that_was_put_back_in_time_starts_one_daemon_and_says_so() {
+    let sandbox = sandbox();
+    let program = build(&sandbox, "program", 500);
+    let mut command = Command::new(&program);
+    command.args(["embed", "1"]);
+    // The client has looked at itself; then its file becomes an older one.
+    let running = sandbox
+        .within(command)
+        .deadline(Duration::from_secs(5))
+        .start();
+    eventually("the first daemon has come and gone", || {
+        !sandbox.starts().is_empty()
+    });
+    let touched = Command::new("touch")
+        .args(["-d", "@1000000000"])
+        .arg(&program)
+        .status();
+    assert!(touched.expect("run touch").success());
+    drop(running.finish());
+    assert!(sandbox.starts().len() <= 3, "{:?}", sandbox.starts());
+}

@@ -59,7 +59,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::adopt::KEY;
-use crate::client::Client;
+use crate::client::{Client, must_be_able_to_start};
 use crate::error::StartupError;
 use crate::hand_over::{self, MARKER};
 use crate::manage::{self, State, Stopped};
@@ -118,7 +118,9 @@ impl DaemonCommand {
         let done = match self {
             Self::Start => start(client),
             Self::Stop => stop(client),
-            Self::Restart => stop(client).and_then(|_| start(client)),
+            Self::Restart => must_be_able_to_start()
+                .and_then(|()| stop(client))
+                .and_then(|_| start(client)),
             Self::Status { json } => status(client, json),
             Self::Logs { follow, lines } => client
                 .log_path()
@@ -152,8 +154,7 @@ fn start(client: &Client) -> Result<ExitCode, StartupError> {
 fn stop(client: &Client) -> Result<ExitCode, StartupError> {
     let told = match client.stop_blocking()? {
         Stopped::NotRunning => "not running".to_owned(),
-        Stopped::Left { pid: None } => "stopped".to_owned(),
-        Stopped::Left { pid: Some(pid) } => format!("stopped (pid {pid})"),
+        Stopped::Left { pid } => format!("stopped (pid {pid})"),
         Stopped::Terminated { pid } => format!("ended by SIGTERM (pid {pid})"),
         Stopped::Killed { pid } => format!("hung, and ended by SIGKILL (pid {pid})"),
     };

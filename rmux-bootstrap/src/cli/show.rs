@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::log::harmless;
 use crate::manage::{LastExit, State, Status};
 
 /// Prints a line. Whoever does not read it any more misses nothing.
@@ -61,7 +62,7 @@ pub(super) fn status(name: &str, status: &Status) {
     line(&first.join(", "));
     let row = |what: &str, value: &str| line(&format!("  {what:<13}{value}"));
     if let Some(progress) = &status.progress {
-        row("doing", progress);
+        row("doing", &one_line(progress));
     }
     if let Some(version) = status.version.as_deref().filter(|text| !text.is_empty()) {
         row("version", version);
@@ -85,7 +86,12 @@ pub(super) fn last_exit(exit: &LastExit) -> String {
         .and_then(|at| SystemTime::now().duration_since(at).ok())
         .map(|age| format!(", {} ago", span(age)))
         .unwrap_or_default();
-    format!("{}, pid {}{age}", exit.reason, exit.pid)
+    format!("{}, pid {}{age}", one_line(&exit.reason), exit.pid)
+}
+
+/// A text of somebody else's, without what could steer the terminal or break the line.
+fn one_line(text: &str) -> String {
+    harmless(text).replace('\n', " / ")
 }
 
 /// A duration as people say it, in the two largest units that matter.

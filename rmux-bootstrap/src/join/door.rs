@@ -43,7 +43,7 @@ pub(crate) fn ask(
     stream: &UnixStream,
     frame: &Frame,
 ) -> Result<(), StartupError> {
-    match io::Write::write(&mut &*stream, &frame.encode()) {
+    match net::send(stream, &frame.encode()) {
         Ok(_) => Ok(()),
         // It has gone since: the end of the connection says so to whoever reads next.
         Err(error)

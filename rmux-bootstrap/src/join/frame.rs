@@ -33,8 +33,8 @@ pub(crate) enum Frame {
     Report(Box<Report>),
     /// Client: leave. The end of this connection will be your end.
     Leave(Leave),
-    /// Daemon: I am on my way, and this is my grace in milliseconds.
-    Leaving(u64),
+    /// Daemon: I am on my way.
+    Leaving(Leaving),
     /// Daemon, instead of READY: your build and mine do not fit by your own wish. Nobody has taken this connection.
     Skew(Identity),
     /// A kind of a later version. Skipped by clients, refused by daemons.
@@ -47,6 +47,14 @@ pub(crate) struct Leave {
     pub(crate) reason: String,
     /// Another build takes its place, so whoever waits for it is to wait for that one.
     pub(crate) is_replaced: bool,
+}
+
+/// Who leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leaving {
+    pub(crate) pid: u32,
+    pub(crate) generation: u64,
+    pub(crate) grace_ms: u64,
 }
 
 /// Who asks to join.
@@ -152,7 +160,13 @@ impl Frame {
                     .field("reason", shortened(&leave.reason, TEXT_MAX))
                     .number("replaced", u8::from(leave.is_replaced)),
             ),
-            Self::Leaving(grace_ms) => (7, writer.number("grace-ms", *grace_ms)),
+            Self::Leaving(leaving) => (
+                7,
+                writer
+                    .number("pid", leaving.pid)
+                    .number("generation", leaving.generation)
+                    .number("grace-ms", leaving.grace_ms),
+            ),
             Self::Skew(identity) => (8, identity.write(writer)),
             Self::Unknown(kind) => (*kind, writer),
         };
@@ -193,14 +207,18 @@ impl Frame {
                 reason: reader.text("reason").unwrap_or_default(),
                 is_replaced: number("replaced") == 1,
             }),
-            7 => Self::Leaving(number("grace-ms")),
+            7 => Self::Leaving(Leaving {
+                pid: reader.number("pid").unwrap_or_default(),
+                generation: number("generation"),
+                grace_ms: number("grace-ms"),
+            }),
             8 => Self::Skew(Identity::read(&reader)),
             kind => Self::Unknown(kind),
         }
     }
 }
 
-fn shortened(text: &str, most: usize) -> &str {
+pub(crate) fn shortened(text: &str, most: usize) -> &str {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -310,7 +328,11 @@ mod tests {
                 reason: "stopped".into(),
                 is_replaced: true,
             }),
-            Frame::Leaving(u64::MAX),
+            Frame::Leaving(Leaving {
+                pid: 1,
+                generation: 2,
+                grace_ms: u64::MAX,
+            }),
             Frame::Skew(identity()),
             Frame::Progress("line\nbreak".into()),
             Frame::Unknown(77),

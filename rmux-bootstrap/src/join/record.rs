@@ -101,6 +101,8 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     /// The daemon; before it has taken over, its starter. 0 where a start failed before there was a process.
     pub(crate) pid: u32,
+    /// The process is the one that starts the daemon, which has not taken over yet.
+    pub(crate) is_starter: bool,
     /// Only in the record of a foreign daemon, which cannot hold the lock: so the pid has to tell whether it may still
     /// come to answer.
     pub(crate) foreign: Option<Foreign>,
@@ -143,6 +145,7 @@ impl Record {
             generation: self.generation.saturating_add(1),
             phase: Phase::Starting,
             pid: std::process::id(),
+            is_starter: true,
             boot: process::boot_id(),
             build: build.clone(),
             started_unix_ms: unix_ms(),
@@ -168,7 +171,8 @@ impl Record {
                     None => how,
                 }
             }
-            (Phase::Starting, _) => "killed or crashed in start-up".to_owned(),
+            (Phase::Starting, true) => "killed or crashed in start-up".to_owned(),
+            (Phase::Starting, false) => format!("{} in start-up", self.reason),
             (Phase::Ready, _) => "killed or crashed".to_owned(),
             (Phase::Closing, _) => format!("killed or crashed while closing ({})", self.reason),
         };
@@ -235,6 +239,9 @@ impl Record {
                 .number("started-unix-ms", self.started_unix_ms)
                 .number("ended-unix-ms", self.ended_unix_ms)
                 .field("log", self.log.as_os_str().as_encoded_bytes());
+            if self.is_starter {
+                writer = writer.number("starter", 1);
+            }
             if let Some(foreign) = &self.foreign {
                 writer = writer.field("namespaces", &foreign.namespaces);
                 for (key, value) in [("since", foreign.since), ("until-ms", foreign.until_ms)] {
@@ -288,6 +295,7 @@ impl Record {
             generation: reader.number("generation")?,
             phase: Phase::named(&phase),
             pid: reader.number("pid")?,
+            is_starter: reader.number::<u8>("starter") == Some(1),
             foreign: reader.text("namespaces").map(|namespaces| Foreign {
                 since: reader.number("since"),
                 namespaces,

@@ -93,6 +93,7 @@ impl Start {
     /// The foreign daemon that has been launched; from now on its own pid tells whether a start is under way.
     pub(crate) fn launched(&mut self, child: Watched, log: Log) {
         self.record.pid = child.pid();
+        self.record.is_starter = false;
         // Where its start time cannot be read, later callers know that they do not know.
         let namespaces = process::namespaces();
         self.record.foreign = Some(Foreign::of(child.pid(), None).unwrap_or(Foreign {
@@ -110,6 +111,7 @@ impl Start {
     pub(crate) fn record_answer(&mut self, pid: Option<u32>, own: bool) {
         self.record.phase = Phase::Ready;
         self.record.pid = pid.unwrap_or(0);
+        self.record.is_starter = false;
         self.record.foreign = pid
             .filter(|_| own)
             .and_then(|pid| Foreign::of(pid, None).ok());

@@ -194,8 +194,10 @@ impl Join {
         match event {
             Event::Ready if self.hold == Hold::Child => Op::Finish(Verdict::Started),
             Event::Ready => Op::Finish(Verdict::Joined),
-            Event::Outdated => self.let_go(Op::AskToLeave),
-            Event::Skewed => self.let_go(Op::Finish(Verdict::Skewed)),
+            // This call's own child calls itself older: what it says of itself is not to be relied on. Starting another one
+            // would go on for ever.
+            Event::Outdated if self.hold == Hold::Nothing => self.let_go(Op::AskToLeave),
+            Event::Outdated | Event::Skewed => self.let_go(Op::Finish(Verdict::Skewed)),
             Event::ChildEnded => {
                 self.hold = Hold::DeadChild;
                 Op::ReadRecord

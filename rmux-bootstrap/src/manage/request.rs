@@ -24,8 +24,8 @@ pub(super) enum Asked {
     Nobody,
     /// Somebody listens there, this process as far as is known, and says nothing.
     Silent(Option<u32>),
-    /// An answer, on a connection that is still open, from this process.
-    Answered(Frame, UnixStream, Option<u32>),
+    /// An answer, on a connection that is still open.
+    Answered(Frame, UnixStream),
 }
 
 /// Asks one thing at the control socket.
@@ -46,7 +46,7 @@ pub(super) fn ask(location: &Location, question: &Frame) -> Result<Asked, Startu
     let mut assembler = Assembler::default();
     loop {
         match assembler.read(|buffer| io::Read::read(&mut &stream, buffer)) {
-            Ok(Some(frame)) => return Ok(Asked::Answered(frame, stream, pid)),
+            Ok(Some(frame)) => return Ok(Asked::Answered(frame, stream)),
             // It has just left, or does not know the question.
             Ok(None) => return Ok(Asked::Nobody),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::request::{Asked, ask, lock_is_free};
+use crate::deadline::Deadline;
 use crate::error::StartupError;
 use crate::join::frame::{Frame, Report};
 use crate::join::record::{Phase, Record, Tombstone};
@@ -102,10 +103,26 @@ impl From<Tombstone> for LastExit {
     }
 }
 
+/// How long somebody may hold the lock while nobody listens, before that is what is told.
+const GAP: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(1);
+
 /// Asks, without starting, creating or locking anything for longer than a look.
 pub(crate) fn status(location: &Location) -> Result<Status, StartupError> {
-    let asked = ask(location, &Frame::Query)?;
-    let record = lock::read_record(&location.lock)?;
+    let gap = Deadline::after(GAP);
+    let (asked, record) = loop {
+        let asked = ask(location, &Frame::Query)?;
+        let record = lock::read_record(&location.lock)?;
+        let is_between = !matches!(
+            asked,
+            Asked::Answered(Frame::Report(_), ..) | Asked::Silent(_)
+        ) && !lock_is_free(location)?;
+        if !is_between || gap.is_over() {
+            break (asked, record);
+        }
+        // Somebody takes one of the short steps of a start or an end, or only looks. Nothing announces that it is done.
+        std::thread::sleep(LOOK);
+    };
     let mut status = Status::at(location, &record);
     match asked {
         Asked::Answered(Frame::Report(report), ..) => status.take(*report),

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use super::request::{ANSWER, Asked, ask, await_end, lock_inode, lock_is_free};
+use super::request::{ANSWER, Asked, ask, await_end, lock_is_free};
 use crate::deadline::Deadline;
 use crate::error::StartupError;
 use crate::join::frame::{Frame, Leave};
-use crate::join::record::Phase;
 use crate::location::Location;
 use crate::lock;
-#[cfg(target_os = "linux")]
-use crate::sys::{process, wait};
 
 /// What a daemon may take beyond its grace: for its own last steps, not for anybody's answer.
 const SLACK: Duration = Duration::from_millis(200);
@@ -25,8 +22,8 @@ pub enum Stopped {
     NotRunning,
     /// It left when it was asked to.
     Left {
-        /// Which process it was, as far as it is known.
-        pid: Option<u32>,
+        /// Which process it was.
+        pid: u32,
     },
     /// It did not answer, or stayed beyond its grace, and ended at SIGTERM.
     Terminated {
@@ -40,6 +37,27 @@ pub enum Stopped {
     },
 }
 
+/// The daemon that is to end, as it says itself or has written down; never a process that only starts it.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    pid: u32,
+    generation: u64,
+    grace: Duration,
+}
+
+impl Target {
+    /// The daemon that has written the record. `None`: nobody has, or whoever starts one.
+    fn of_record(location: &Location) -> Result<Option<Self>, StartupError> {
+        let record = lock::read_record(&location.lock)?;
+        let is_daemon = record.pid != 0 && !record.is_starter && record.foreign.is_none();
+        Ok(is_daemon.then_some(Self {
+            pid: record.pid,
+            generation: record.generation,
+            grace: Duration::from_millis(record.grace_ms),
+        }))
+    }
+}
+
 /// Ends the daemon and returns when its lock is free.
 pub(crate) fn stop(location: &Location, reason: &str) -> Result<Stopped, StartupError> {
     let began = Deadline::after(ANSWER);
@@ -50,16 +68,22 @@ pub(crate) fn stop(location: &Location, reason: &str) -> Result<Stopped, Startup
     loop {
         let failed = |source| StartupError::filesystem("talk to", &location.control, source);
         match ask(location, &question)? {
-            Asked::Answered(Frame::Leaving(grace_ms), stream, pid) => {
-                let grace = Duration::from_millis(grace_ms);
-                let patience = Deadline::after(grace.saturating_add(SLACK));
-                if await_end(&stream, patience).map_err(failed)? {
-                    await_lock(location, pid)?;
-                    return Ok(Stopped::Left { pid });
+            Asked::Answered(Frame::Leaving(leaving), stream) => {
+                let target = Target {
+                    pid: leaving.pid,
+                    generation: leaving.generation,
+                    grace: Duration::from_millis(leaving.grace_ms),
+                };
+                let patience = Deadline::after(target.grace.saturating_add(SLACK));
+                if !await_end(&stream, patience).map_err(failed)? {
+                    return force(location, Some(target), began);
                 }
-                return force(location, pid, began);
+                await_lock(location, target)?;
+                return Ok(Stopped::Left { pid: target.pid });
             }
-            Asked::Silent(pid) => return force(location, pid, began),
+            Asked::Silent(_) => {
+                return force(location, Target::of_record(location)?, began);
+            }
             // It has gone meanwhile, or is between two steps of a start or an end.
             Asked::Nobody | Asked::Answered(..) => {}
         }
@@ -67,10 +91,8 @@ pub(crate) fn stop(location: &Location, reason: &str) -> Result<Stopped, Startup
             return Ok(Stopped::NotRunning);
         }
         if began.is_over() {
-            // Nobody to ask: its control socket may have been removed. Whoever only starts is not ours to end.
-            let record = lock::read_record(&location.lock)?;
-            let pid = Some(record.pid).filter(|_| record.phase != Phase::Starting);
-            return force(location, pid, began);
+            // Nobody to ask: its control socket may have been removed.
+            return force(location, Target::of_record(location)?, began);
         }
         std::thread::sleep(LOOK);
     }
@@ -78,60 +100,77 @@ pub(crate) fn stop(location: &Location, reason: &str) -> Result<Stopped, Startup
 
 /// SIGTERM, and SIGKILL after the grace, to a process that is certain to hold this lock.
 #[cfg(target_os = "linux")]
-fn force(location: &Location, pid: Option<u32>, began: Deadline) -> Result<Stopped, StartupError> {
-    use std::os::fd::AsFd;
-
+fn force(
+    location: &Location,
+    target: Option<Target>,
+    began: Deadline,
+) -> Result<Stopped, StartupError> {
     use rustix::process::Signal;
-    let record = lock::read_record(&location.lock)?;
-    let pid = pid.or(Some(record.pid).filter(|pid| *pid != 0));
+
+    use super::request::lock_inode;
+    use crate::sys::process;
+
     let refused = |state: &str| StartupError::DaemonBusy {
         socket_path: location.socket.clone(),
-        pid,
+        pid: target.map(|target| target.pid),
         waited: began.waited(),
         state: state.to_owned(),
     };
+    let failed = |source| StartupError::filesystem("end the daemon of", &location.socket, source);
     // First the hold, then the proof: so both are about the same process, whatever becomes of its pid.
-    let held = pid.and_then(|pid| Some((pid, process::pin(pid)?)));
-    let proven = held.filter(|(pid, _)| {
-        lock_inode(location).is_some_and(|inode| process::holds_lock(*pid, inode))
-    });
-    let Some((pid, pidfd)) = proven else {
-        if lock_is_free(location)? {
-            return Ok(Stopped::Left { pid });
+    let held = target.and_then(|target| Some((target, process::pin(target.pid)?)));
+    let Some((target, pidfd)) = held else {
+        if lock_is_free(location)? && target.is_some() {
+            return Ok(Stopped::NotRunning);
         }
         return Err(refused(
             "not answering, and cannot be ended: it is not certain which process holds the lock",
         ));
     };
-    let failed = |source| StartupError::filesystem("end the daemon of", &location.socket, source);
-    let grace = Duration::from_millis(record.grace_ms);
+    let pid = target.pid;
+    if !lock_inode(location).is_some_and(|inode| process::holds_lock(pid, inode)) {
+        if has_ended(&pidfd, Duration::ZERO).map_err(failed)? {
+            await_lock(location, target)?;
+            return Ok(Stopped::Left { pid });
+        }
+        return Err(refused(
+            "not answering, and cannot be ended: it is not certain which process holds the lock",
+        ));
+    }
     let mut stopped = Stopped::Terminated { pid };
     process::signal(&pidfd, Signal::TERM).map_err(failed)?;
-    if !has_ended(&pidfd, grace).map_err(failed)? {
+    if !has_ended(&pidfd, target.grace).map_err(failed)? {
         process::signal(&pidfd, Signal::KILL).map_err(failed)?;
         stopped = Stopped::Killed { pid };
         // What is killed ends, unless the kernel itself is stuck in it.
-        if !has_ended(pidfd.as_fd(), ANSWER).map_err(failed)? {
+        if !has_ended(&pidfd, ANSWER).map_err(failed)? {
             return Err(refused("killed, and still there"));
         }
     }
-    await_lock(location, Some(pid))?;
+    await_lock(location, target)?;
     Ok(stopped)
 }
 
 /// Nobody is signalled where a process cannot be held and proven to have the lock.
 #[cfg(not(target_os = "linux"))]
-fn force(location: &Location, pid: Option<u32>, began: Deadline) -> Result<Stopped, StartupError> {
+fn force(
+    location: &Location,
+    target: Option<Target>,
+    began: Deadline,
+) -> Result<Stopped, StartupError> {
     Err(StartupError::DaemonBusy {
         socket_path: location.socket.clone(),
-        pid,
+        pid: target.map(|target| target.pid),
         waited: began.waited(),
         state: "not answering; this system has no safe way to end it for you".to_owned(),
     })
 }
 
 #[cfg(target_os = "linux")]
-fn has_ended(pidfd: impl std::os::fd::AsFd, patience: Duration) -> std::io::Result<bool> {
+fn has_ended(pidfd: &std::os::fd::OwnedFd, patience: Duration) -> std::io::Result<bool> {
+    use std::os::fd::AsFd;
+
+    use crate::sys::wait;
     let patience = Deadline::after(patience);
     loop {
         if wait::readable(&[pidfd.as_fd()], Some(Duration::ZERO))? {
@@ -144,12 +183,11 @@ fn has_ended(pidfd: impl std::os::fd::AsFd, patience: Duration) -> std::io::Resu
     }
 }
 
-/// The lock of a process that has ended: it goes with the last of its descriptors, or is a successor's already.
-fn await_lock(location: &Location, pid: Option<u32>) -> Result<(), StartupError> {
+/// The lock of a process that has ended: it goes with the last of its descriptors, or is a later start's already.
+fn await_lock(location: &Location, target: Target) -> Result<(), StartupError> {
     let patience = Deadline::after(ANSWER);
     while !lock_is_free(location)? {
-        let holder = lock::read_record(&location.lock)?.pid;
-        if pid.is_some_and(|pid| pid != holder) {
+        if lock::read_record(&location.lock)?.generation > target.generation {
             return Ok(());
         }
         if patience.is_over() {

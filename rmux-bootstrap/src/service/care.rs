@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::{Public, Service, Stage, control, inode_of};
+use super::{Public, Service, Stage, control, inode_of, remove_if};
 use crate::lock;
+use crate::sys::fs::Inode;
 use crate::sys::watch::Watch;
-use crate::sys::{fs, net, readiness};
+use crate::sys::{fs, net, process, readiness};
+use tokio::io::unix::AsyncFd;
 
 /// A look that is taken although nothing was told: a directory further up may have been moved.
 const LOOK: Duration = Duration::from_secs(60);
@@ -39,11 +41,12 @@ pub(super) async fn watch_over(service: Arc<Service>) {
         let mut told = pin!(readiness::any(None, [fd, None], Some(pause)));
         let mut changed = pin!(stage.changed());
         let woken = std::future::poll_fn(|cx| match changed.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(result.is_ok()),
-            Poll::Pending => told.as_mut().poll(cx).map(|result| result.is_ok()),
+            // An error would mean that the sender, which is ours, is gone.
+            Poll::Ready(_) => Poll::Ready(Ok(())),
+            Poll::Pending => told.as_mut().poll(cx),
         });
-        if !woken.await {
-            return;
+        if woken.await.is_err() {
+            tokio::time::sleep(LOOK_WITHOUT_EVENTS).await;
         }
         if let Some(watch) = &watch {
             watch.drain();
@@ -57,9 +60,10 @@ impl Service {
         let briefing = &self.briefing;
         let mut names = vec![briefing.lock.as_path(), &briefing.control];
         names.extend(self.publishes().then_some(briefing.socket.as_path()));
-        names.extend(briefing.lock.parent());
         // What is watched already stays so; what is not there is missed by the look that follows.
+        let mut above = briefing.lock.ancestors().skip(1);
         names.into_iter().all(|name| watch.add(name).is_ok())
+            && above.all(|directory| watch.add_directory(directory).is_ok())
     }
 
     /// Whether this daemon can stay. What has been taken from it is put back.
@@ -68,7 +72,7 @@ impl Service {
             return false;
         }
         if self.has_lost_its_lock() {
-            self.close("its lock file was removed or replaced");
+            self.leave_unfound();
             return false;
         }
         // Where the place is taken, or the directory cannot be written to, the next look tries again.
@@ -94,23 +98,51 @@ impl Service {
         })
     }
 
+    /// Nobody can find this daemon any more, and somebody else may hold the lock that counts.
+    fn leave_unfound(&self) {
+        if self.stage() == Stage::Starting {
+            // Nobody is served yet, and nothing says when `main` will look at its listener.
+            process::terminate_self();
+        }
+        self.close("its lock file was removed or replaced");
+    }
+
+    /// Binds and listens at a name that is free, unless the lock has been lost meanwhile: then it is a successor's name.
+    fn bind_again(&self, path: &Path) -> std::io::Result<(AsyncFd<UnixListener>, Option<Inode>)> {
+        let listener = UnixListener::from(net::listen(path)?);
+        let inode = inode_of(path);
+        if self.has_lost_its_lock() {
+            remove_if(path, inode);
+            self.leave_unfound();
+            return Err(std::io::ErrorKind::NotFound.into());
+        }
+        Ok((readiness::listener(listener)?, inode))
+    }
+
     fn listen_again(self: &Arc<Self>) -> std::io::Result<()> {
-        let path = &self.briefing.control;
-        let listener = readiness::listener(UnixListener::from(net::listen(path)?))?;
-        self.state().control_inode = inode_of(path);
-        // Whoever still is in the old one's queue is served by its own task.
+        let (listener, inode) = self.bind_again(&self.briefing.control)?;
+        let listener = Arc::new(listener);
+        let old = {
+            let mut state = self.state();
+            state.control_inode = inode;
+            state.control.replace(listener.clone())
+        };
+        if let Some(old) = old {
+            // Nobody can come to it any more; who has come is still served, then its task ends.
+            let _ = net::refuse_newcomers(&*old);
+        }
         self.runtime.spawn(control::serve(self.clone(), listener));
         Ok(())
     }
 
     fn publish_again(&self) -> std::io::Result<()> {
-        let path = &self.briefing.socket;
+        let (listener, inode) = self.bind_again(&self.briefing.socket)?;
+        let listener = Arc::new(listener);
         let mut state = self.state();
         if self.stage() != Stage::Ready {
+            remove_if(&self.briefing.socket, inode);
             return Ok(());
         }
-        let listener = Arc::new(readiness::listener(UnixListener::from(net::listen(path)?))?);
-        let inode = inode_of(path);
         if let Some(old) = state.public.replace(Public {
             listener,
             inode,

@@ -1,8 +1,10 @@
 //! The daemon's end of the control socket: who asks for what, from the first moment of the process to its last.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
@@ -11,15 +13,18 @@ use crate::join::frame::{Applicant, Assembler, Frame, Leave};
 use crate::join::record::Phase;
 use crate::skew::Fit;
 use crate::sys::net::{self, Credentials};
-use crate::sys::process;
+use crate::sys::{process, wait};
 
-pub(super) async fn serve(service: Arc<Service>, control: AsyncFd<UnixListener>) {
+pub(super) async fn serve(service: Arc<Service>, control: Arc<AsyncFd<UnixListener>>) {
     let mut load = service.load.subscribe();
     loop {
         let Ok(mut ready) = control.readable().await else {
             return;
         };
         match ready.try_io(|listener| listener.get_ref().accept()) {
+            // Its name was taken away, there is another one by now, and its queue is empty. That shows as `EAGAIN` on Linux,
+            // as another error elsewhere, and stays readable for ever.
+            Err(_would_block) if !service.is_current(&control) => return,
             Err(_would_block) => {}
             Ok(Ok((stream, _))) => greet(&service, stream),
             Ok(Err(error)) if is_scarcity(&error) => {
@@ -28,11 +33,17 @@ pub(super) async fn serve(service: Arc<Service>, control: AsyncFd<UnixListener>)
                 };
                 let _ = tokio::time::timeout(SCARCITY_PAUSE, freed).await;
             }
+            Ok(Err(_)) if !service.is_current(&control) => return,
             // The caller has gone before we came to it.
             Ok(Err(_)) => {}
         }
     }
 }
+
+/// How long a caller may be silent that has not asked for anything yet, or has been answered.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How many such callers there may be: a descriptor each.
+pub(super) const TALKS_MAX: usize = 64;
 
 /// A newcomer at the control socket: checked before its first byte is read.
 fn greet(service: &Arc<Service>, stream: UnixStream) {
@@ -53,11 +64,22 @@ fn greet(service: &Arc<Service>, stream: UnixStream) {
         // Not a request that we know, or gone: the end of the connection is the answer.
         _ => return,
     };
-    let talk = converse(service.clone(), stream, peer, assembler, first);
-    service.runtime.spawn(talk);
+    let talk = service.talks.clone();
+    // The end of the connection says that there are too many; a caller comes again.
+    if let Ok(permit) = talk.try_acquire_owned() {
+        let talk = converse(service.clone(), stream, peer, assembler, first);
+        service.runtime.spawn(async move {
+            talk.await;
+            drop(permit);
+        });
+    }
 }
 
 fn fits(service: &Service, applicant: &Applicant) -> bool {
+    if service.stage() == Stage::Closing {
+        // It is not going to be served by this one, but sees its end and goes on to the next.
+        return true;
+    }
     let ours = service.identity().build;
     applicant.wish.judge(&applicant.build, &ours) == Fit::Use
 }
@@ -84,7 +106,7 @@ async fn converse(
             Some(Frame::Join(_)) => Some(Frame::Skew(service.identity())),
             Some(Frame::Query) => Some(Frame::Report(Box::new(service.report()))),
             Some(Frame::Leave(leave)) => {
-                let _ = net::send(&stream, &Frame::Leaving(service.grace_ms()).encode());
+                let _ = net::send(&stream, &Frame::Leaving(service.leaving()).encode());
                 if let Ok(stream) = stream.into_std() {
                     service.leave(stream, &leave);
                 }
@@ -98,7 +120,8 @@ async fn converse(
         {
             return;
         }
-        if stream.readable().await.is_err() {
+        let patience = tokio::time::timeout(SILENCE, stream.readable()).await;
+        if !matches!(patience, Ok(Ok(()))) {
             return;
         }
         match assembler.read(|buffer| stream.try_read(buffer)) {
@@ -112,16 +135,29 @@ async fn converse(
 impl Service {
     /// Leaves because it was asked to. The end of `stream` will tell whoever asked that this process has ended.
     fn leave(&self, stream: UnixStream, leave: &Leave) {
-        self.state().farewells.push(stream);
-        let before = self.stage();
-        self.close(&leave.reason);
-        if before == Stage::Starting {
-            if leave.is_replaced {
-                // This start has not failed: whoever waits for it goes on to the next daemon.
-                self.write_phase(&mut self.state(), Phase::Exited, &leave.reason);
+        let is_new = {
+            let mut state = self.state();
+            // Whoever does not wait any more needs no farewell.
+            state
+                .farewells
+                .retain(|waits| !wait::has_hung_up(waits.as_fd()).unwrap_or(true));
+            state.farewells.push(stream);
+            let is_new = state.record.phase == Phase::Starting;
+            if is_new {
+                // Where it is replaced, this start has not failed: whoever waits for it goes on to the next daemon.
+                let phase = if leave.is_replaced {
+                    Phase::Exited
+                } else {
+                    Phase::Starting
+                };
+                self.write_phase(&mut state, phase, &leave.reason);
             }
+            is_new
+        };
+        if is_new {
             // Nobody is served yet, and nothing says when `main` will look at its listener.
             process::terminate_self();
         }
+        self.close(&leave.reason);
     }
 }

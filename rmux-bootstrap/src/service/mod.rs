@@ -20,12 +20,12 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle as Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub(crate) use self::load::Counted;
 use self::load::{Load, leave_when_idle};
 use crate::hand_over::Briefing;
-use crate::join::frame::{Frame, Identity, Report};
+use crate::join::frame::{Frame, Identity, Leaving, Report};
 use crate::join::record::{Phase, Record, unix_ms};
 use crate::seeded;
 use crate::skew::Build;
@@ -79,6 +79,8 @@ struct State {
     /// Public sockets whose names were taken away, until their queues are empty.
     retired: Vec<Public>,
     control_inode: Option<Inode>,
+    /// The control socket that has the name.
+    control: Option<Arc<AsyncFd<UnixListener>>>,
     accepting_us: u64,
     acceptor: Option<Waker>,
     handles_signals: bool,
@@ -112,6 +114,8 @@ pub(crate) struct Service {
     state: Mutex<State>,
     stage: watch::Sender<Stage>,
     load: watch::Sender<Load>,
+    /// Callers at the control socket that are being talked to.
+    talks: Arc<Semaphore>,
     /// The flocked directory, and where there is no pidfd the channel whose end tells our death: held for life.
     _held: Vec<OwnedFd>,
 }
@@ -160,7 +164,8 @@ impl Service {
             state.passed = passed;
         }
         let _context = runtime.enter();
-        let control = readiness::listener(UnixListener::from(control))?;
+        let control = Arc::new(readiness::listener(UnixListener::from(control))?);
+        service.state().control = Some(control.clone());
         runtime.spawn(control::serve(service.clone(), control));
         runtime.spawn(care::watch_over(service.clone()));
         Ok(service)
@@ -214,6 +219,7 @@ impl Service {
                 passed: None,
                 retired: Vec::new(),
                 control_inode: None,
+                control: None,
                 accepting_us: 0,
                 acceptor: None,
                 handles_signals: false,
@@ -223,6 +229,7 @@ impl Service {
             }),
             stage: watch::Sender::new(Stage::Starting),
             load: watch::Sender::new(Load::default()),
+            talks: Arc::new(Semaphore::new(control::TALKS_MAX)),
             _held: held,
         })
     }
@@ -303,8 +310,21 @@ impl Service {
         Frame::Ready(self.identity()).encode()
     }
 
-    fn grace_ms(&self) -> u64 {
-        milliseconds(self.grace)
+    fn leaving(&self) -> Leaving {
+        Leaving {
+            pid: std::process::id(),
+            generation: self.state().record.generation,
+            grace_ms: milliseconds(self.grace),
+        }
+    }
+
+    /// Whether this is the control socket that has the name.
+    fn is_current(&self, control: &Arc<AsyncFd<UnixListener>>) -> bool {
+        let state = self.state();
+        state
+            .control
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, control))
     }
 
     fn report(&self) -> Report {
@@ -320,7 +340,7 @@ impl Service {
             },
             progress: state.progress.clone().unwrap_or_default(),
             uptime_ms: milliseconds(self.began.elapsed()),
-            grace_ms: self.grace_ms(),
+            grace_ms: milliseconds(self.grace),
             connections: load.open as u64,
             waiting: state.waiting.len() as u64,
             keep_alives: load.keep_alives as u64,

@@ -176,16 +176,20 @@ pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
 /// Binds at `path` and listens; the socket's mode is 0600 before the first connect can succeed. Non-blocking.
 pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     let target = address(path)?;
-    let socket = new_socket(SocketType::STREAM, true)?;
-    rustix::net::bind(&socket, &target.address)?;
-    let listening = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| listen_again(&socket));
-    if let Err(error) = listening {
-        // Ours for a moment only, and nobody can have reached it.
-        let _ = std::fs::remove_file(path);
-        return Err(error);
+    loop {
+        let socket = new_socket(SocketType::STREAM, true)?;
+        rustix::net::bind(&socket, &target.address)?;
+        match std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
+            // The name was taken away at once: again, with a new one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                // Ours for a moment only, and nobody can have reached it.
+                let _ = std::fs::remove_file(path);
+                return Err(error);
+            }
+            Ok(()) => return listen_again(&socket).map(|()| socket),
+        }
     }
-    Ok(socket)
 }
 
 /// `listen`, by the process that serves from now on: the kernel shows peers the credentials of the last caller.

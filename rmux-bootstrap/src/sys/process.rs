@@ -193,8 +193,9 @@ pub(crate) fn holds_lock(pid: u32, lock: super::fs::Inode) -> bool {
             .is_ok_and(|meta| super::fs::Facts::from(meta).inode == lock);
         is_the_file
             && std::fs::read_to_string(entry.path()).is_ok_and(|info| {
-                info.lines()
-                    .any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
+                info.lines().any(|line| {
+                    line.starts_with("lock:") && line.contains("FLOCK") && line.contains("WRITE")
+                })
             })
     })
 }

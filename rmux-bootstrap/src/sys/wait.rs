@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-/// Whether nobody reads any more what is written here.
-#[cfg(feature = "clap")]
+/// Whether the other end has gone, so that nobody reads any more what is written here.
 pub(crate) fn has_hung_up(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
     match rustix::event::poll(&mut polled, Some(&Timespec::default())) {

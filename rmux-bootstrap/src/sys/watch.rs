@@ -31,6 +31,14 @@ impl Watch {
         Ok(())
     }
 
+    /// Watches a directory, for its own name only.
+    pub(crate) fn add_directory(&self, path: &Path) -> io::Result<()> {
+        use rustix::fs::inotify::{WatchFlags, add_watch};
+        let name = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+        add_watch(&self.inotify, path, name | WatchFlags::ONLYDIR)?;
+        Ok(())
+    }
+
     /// Watches what is written to a file.
     #[cfg(feature = "clap")]
     pub(crate) fn add_growth(&self, path: &Path) -> io::Result<()> {
@@ -57,6 +65,10 @@ impl Watch {
     }
 
     pub(crate) fn add(&self, _: &Path) -> io::Result<()> {
+        match self.never {}
+    }
+
+    pub(crate) fn add_directory(&self, _: &Path) -> io::Result<()> {
         match self.never {}
     }
 

@@ -149,6 +149,7 @@ async fn answer(connection: Connection, handle: &Handle) -> Outcome {
             ("slow", time) => {
                 note("requests", request)?;
                 tokio::time::sleep(Duration::from_millis(time.parse()?)).await;
+                note("slept", request)?;
                 ("slept".to_owned(), false)
             }
             ("helper", "") => (helper()?.to_string(), false),
@@ -236,6 +237,12 @@ async fn ask(client: Client) -> Outcome {
             let connection = client.restart().await?;
             let pid = request(&mut BufReader::new(connection), "pid").await?;
             println!("{pid} owner");
+        }
+        ["leave", request] => {
+            let mut connection = client.connect_or_start().await?;
+            connection
+                .write_all(format!("{request}\n").as_bytes())
+                .await?;
         }
         ["helper"] => {
             let mut connection = BufReader::new(client.connect_or_start().await?);
