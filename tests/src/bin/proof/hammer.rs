@@ -4,7 +4,8 @@
 //! the other half call `connect_or_start`, and are lost if that fails.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rmux_bootstrap::Client;
 use rmux_bootstrap_tests::{Sandbox, exchange};
+use rustix::fs::{Mode, OFlags};
 
 use crate::Outcome;
 
@@ -56,28 +58,32 @@ pub(crate) fn load(client: &Client, connects: usize) -> Outcome {
     let (lost_public, lost_calls) = (AtomicU64::new(0), AtomicU64::new(0));
     let barrier = Barrier::new(2 * THREADS);
     let rounds = connects.div_ceil(2 * THREADS * BURST);
-    let rest = || {
-        if barrier.wait().is_leader() {
-            // Longer than the idle time-out: what is measured is what happens at its end. Not always the same time.
-            thread::sleep(Duration::from_micros(
-                900 + u64::from(std::process::id() % 7) * 200,
-            ));
-        }
+    // All of them stop for about as long as the idle time-out, each for a time of its own: so some come back before its
+    // end, some after it, and some in the middle of what happens then.
+    let rest = |random: &mut u64| {
         barrier.wait();
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        thread::sleep(Duration::from_micros(1200 + *random % 2200));
     };
     thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
+        for thread in 0..THREADS as u64 {
+            let rest = &rest;
+            let (socket, lost_public, lost_calls) = (&socket, &lost_public, &lost_calls);
+            scope.spawn(move || {
+                let mut random = 0x9e37_79b9 + thread;
                 for _ in 0..rounds {
                     for _ in 0..BURST {
-                        if !asks_publicly(&socket, client) {
+                        if !asks_publicly(socket, client) {
                             lost_public.fetch_add(1, Ordering::Relaxed);
                         }
                     }
-                    rest();
+                    rest(&mut random);
                 }
             });
-            scope.spawn(|| {
+            scope.spawn(move || {
+                let mut random = 0x7f4a_7c15 + thread;
                 for _ in 0..rounds {
                     for _ in 0..BURST {
                         if let Err(error) = calls(client) {
@@ -85,7 +91,7 @@ pub(crate) fn load(client: &Client, connects: usize) -> Outcome {
                             lost_calls.fetch_add(1, Ordering::Relaxed);
                         }
                     }
-                    rest();
+                    rest(&mut random);
                 }
             });
         }
@@ -95,9 +101,21 @@ pub(crate) fn load(client: &Client, connects: usize) -> Outcome {
 }
 
 /// Whether a connection that was made was answered. One that is refused is not lost: the daemon is started then.
+///
+/// The path is resolved first and connected to afterwards, which is what every connect does inside the kernel. Here the
+/// time between the two is long enough for the daemon to take the name away.
 fn asks_publicly(socket: &Path, client: &Client) -> bool {
     loop {
-        match UnixStream::connect(socket) {
+        let resolved = rustix::fs::open(
+            socket,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        let connected = resolved.map_err(io::Error::from).and_then(|resolved| {
+            thread::yield_now();
+            UnixStream::connect(format!("/proc/self/fd/{}", resolved.as_raw_fd()))
+        });
+        match connected {
             Ok(stream) => return exchange(&stream, "pid").is_ok(),
             Err(_) => drop(client.connect_or_start_blocking()),
         }
