@@ -11,14 +11,14 @@ use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::in_process;
-use crate::join::driver::{Driver, Joined, Line, into_blocking};
+use crate::join::driver::{Driver, Joined, Line, Plan, into_blocking};
 use crate::join::record::Record;
 use crate::location::Location;
 use crate::manage::{self, Status, Stopped};
 use crate::mode::Mode;
 use crate::role::SkewPolicy;
 use crate::service::Service;
-use crate::skew::Build;
+use crate::skew::{Build, Wish};
 use crate::sys::fs::open_to_read;
 use crate::sys::process;
 
@@ -44,6 +44,7 @@ pub(crate) struct Settings {
     pub(crate) deadline: Duration,
     pub(crate) on_skew: SkewPolicy,
     pub(crate) version: String,
+    pub(crate) scope_escape: bool,
 }
 
 impl Client {
@@ -309,14 +310,15 @@ impl Ground {
         client: &'a Client,
         deadline: Deadline,
     ) -> Result<Driver<'a>, StartupError> {
-        Driver::new(
-            &client.endpoint,
-            &self.location,
-            &self.build,
-            client.settings.on_skew,
+        Driver::new(Plan {
+            endpoint: &client.endpoint,
+            location: &self.location,
+            build: &self.build,
+            wish: Wish::new(client.settings.on_skew, self.may_start),
             deadline,
-            self.may_start,
-        )
+            may_start: self.may_start,
+            escape_scope: client.settings.scope_escape,
+        })
     }
 }
 

@@ -67,6 +67,7 @@ impl Daemon {
                 deadline: DEFAULT_STARTUP_DEADLINE,
                 on_skew: SkewPolicy::default(),
                 version: String::new(),
+                scope_escape: false,
             },
         }
     }
@@ -93,6 +94,14 @@ impl Daemon {
     /// What a client does about a daemon of another build. Stored; not acted upon yet.
     pub fn on_skew(mut self, policy: SkewPolicy) -> Self {
         self.settings.on_skew = policy;
+        self
+    }
+
+    /// Starts the daemon in a scope of its own of the user's systemd, where there is one (`systemd-run --user --scope`), so
+    /// that the end of the session or of the job that happened to start it is not its end. Off by default; where no such
+    /// systemd is there, it changes nothing.
+    pub fn scope_escape(mut self, wanted: bool) -> Self {
+        self.settings.scope_escape = wanted;
         self
     }
 

@@ -17,8 +17,8 @@ use crate::error::StartupError;
 use crate::join::fields::{Reader, Writer};
 use crate::location::{Location, Place, Rule};
 use crate::log::Log;
-use crate::sys::net;
 use crate::sys::process::Watched;
+use crate::sys::{net, systemd};
 
 /// The first argument of a daemon.
 pub(crate) const MARKER: &str = "__rmux-daemon";
@@ -139,15 +139,25 @@ pub(crate) fn spawn(
     lock: &File,
     control: &OwnedFd,
     log: &Log,
+    escape_scope: bool,
 ) -> Result<Watched, StartupError> {
     let failed = |source| StartupError::Launcher { source };
     let (ours, theirs) = net::pair().map_err(failed)?;
     net::send_with_fds(&ours, &briefing.encode(), &[lock.as_fd(), control.as_fd()])
         .map_err(failed)?;
-    let mut command = Command::new(program().map_err(failed)?);
-    if let Some(name) = std::env::args_os().next() {
-        command.arg0(name);
-    }
+    let mut command = if escape_scope && systemd::has_user_scopes() {
+        // It becomes what it starts: the same process, its standard input included.
+        let mut scope = Command::new("systemd-run");
+        scope.args(["--user", "--scope", "--quiet", "--collect", "--"]);
+        scope.arg(program_of(std::process::id()).map_err(failed)?);
+        scope
+    } else {
+        let mut command = Command::new(program().map_err(failed)?);
+        if let Some(name) = std::env::args_os().next() {
+            command.arg0(name);
+        }
+        command
+    };
     command.arg(MARKER).arg(&briefing.socket);
     for variable in REMOVED_VARIABLES {
         command.env_remove(variable);
@@ -164,6 +174,15 @@ pub(crate) fn spawn(
 pub(crate) fn program() -> io::Result<PathBuf> {
     if cfg!(any(target_os = "linux", target_os = "android")) {
         Ok("/proc/self/exe".into())
+    } else {
+        std::env::current_exe()
+    }
+}
+
+/// The same for another program to execute, while this process lives.
+fn program_of(pid: u32) -> io::Result<PathBuf> {
+    if cfg!(any(target_os = "linux", target_os = "android")) {
+        Ok(format!("/proc/{pid}/exe").into())
     } else {
         std::env::current_exe()
     }

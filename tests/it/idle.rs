@@ -55,3 +55,19 @@ fn a_caller_who_comes_during_an_idle_exit_is_served_by_this_daemon_or_the_next()
         sandbox.starts().len()
     );
 }
+
+/// Thousands of connects, half of them by a path that was resolved before, while the daemon leaves a millisecond after
+/// its last connection.
+#[test]
+fn a_hammer_loses_nobody_over_many_idle_exits() {
+    let connects = if rmux_bootstrap_tests::full() {
+        "160000"
+    } else {
+        "4000"
+    };
+    let hammer = std::process::Command::new(env!("CARGO_BIN_EXE_proof"))
+        .args(["hammer", connects])
+        .output()
+        .expect("run the hammer");
+    assert!(hammer.status.success(), "{hammer:#?}");
+}

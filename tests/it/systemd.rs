@@ -156,3 +156,44 @@ fn sockets_that_are_meant_for_another_process_are_left_alone() {
         "{wrong:#?}"
     );
 }
+
+/// With a stand-in for `systemd-run`: what is ours is how it is called, and that its process becomes the daemon.
+#[test]
+fn a_daemon_that_is_to_outlive_the_session_is_started_in_a_scope() {
+    let sandbox = sandbox();
+    let directory = sandbox.scratch().join("runtime");
+    fs::create_dir_all(directory.join("systemd")).expect("make a directory");
+    let script = "#!/bin/sh\necho \"$*\" >>\"$RMUX_BOOTSTRAP_DIR/asked\"\nwhile [ \"$1\" != -- ]; do shift; done; shift\nexec \"$@\"\n";
+    let tool = sandbox.scratch().join("systemd-run");
+    fs::write(&tool, script).expect("write the stand-in");
+    Command::new("chmod")
+        .arg("755")
+        .arg(&tool)
+        .status()
+        .expect("chmod");
+    let path = format!("{}:/usr/bin:/bin", sandbox.scratch().display());
+    let call = || {
+        sandbox
+            .call(&["pid"])
+            .env("FIXTURE_SCOPE", "1")
+            .env("PATH", &path)
+            .env("XDG_RUNTIME_DIR", &directory)
+    };
+    // No systemd of the user's, no scope.
+    let (pid, started) = call().run().pid();
+    assert!(started && sandbox.noted("asked").is_empty());
+    sandbox.kill(pid);
+    fs::write(directory.join("systemd/private"), "").expect("plant a socket's name");
+    let caller = call().start();
+    let id = caller.id();
+    let (pid, started) = caller.finish().pid();
+    assert!(started && process::session(pid) == Some(pid));
+    let socket = sandbox.socket();
+    assert_eq!(
+        sandbox.noted("asked"),
+        [format!(
+            "--user --scope --quiet --collect -- /proc/{id}/exe __rmux-daemon {}",
+            socket.display()
+        )]
+    );
+}

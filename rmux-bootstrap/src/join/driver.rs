@@ -17,7 +17,6 @@ use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::location::{self, Location};
 use crate::lock::{self, Attempt};
-use crate::role::SkewPolicy;
 use crate::skew::{Build, Fit, Wish};
 use crate::sys::net::{self, Reached};
 use crate::sys::readiness;
@@ -61,15 +60,23 @@ impl Line {
     }
 }
 
+/// What a call is for.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) location: &'a Location,
+    pub(crate) build: &'a Build,
+    pub(crate) wish: Wish,
+    pub(crate) deadline: Deadline,
+    pub(crate) may_start: bool,
+    /// The daemon is to have a scope of its own.
+    pub(crate) escape_scope: bool,
+}
+
 /// One call.
 #[derive(Debug)]
 pub(crate) struct Driver<'a> {
-    endpoint: &'a Endpoint,
-    location: &'a Location,
-    build: &'a Build,
-    wish: Wish,
-    deadline: Deadline,
-    may_start: bool,
+    plan: Plan<'a>,
     /// Driven by a runtime.
     on_runtime: bool,
     join: Join,
@@ -97,24 +104,12 @@ enum Turn {
 }
 
 impl<'a> Driver<'a> {
-    pub(crate) fn new(
-        endpoint: &'a Endpoint,
-        location: &'a Location,
-        build: &'a Build,
-        policy: SkewPolicy,
-        deadline: Deadline,
-        may_start: bool,
-    ) -> Result<Self, StartupError> {
+    pub(crate) fn new(plan: Plan<'a>) -> Result<Self, StartupError> {
         location::check_process()?;
         Ok(Self {
-            endpoint,
-            location,
-            build,
-            wish: Wish::new(policy, may_start),
-            deadline,
-            may_start,
+            join: Join::new(plan.may_start),
+            plan,
             on_runtime: false,
-            join: Join::new(may_start),
             line: None,
             assembler: Assembler::default(),
             room: None,
@@ -141,7 +136,7 @@ impl<'a> Driver<'a> {
             }
             let fds: Vec<BorrowedFd<'_>> = self.awaited_fds().into_iter().flatten().collect();
             wait::readable(&fds, self.patience()).map_err(|source| {
-                StartupError::filesystem("wait at", &self.location.control, source)
+                StartupError::filesystem("wait at", &self.plan.location.control, source)
             })?;
             self.woken();
         }
@@ -157,7 +152,7 @@ impl<'a> Driver<'a> {
                 Err(error) => return Err(self.traced(error)),
             }
             self.wait().await.map_err(|source| {
-                StartupError::filesystem("wait at", &self.location.control, source)
+                StartupError::filesystem("wait at", &self.plan.location.control, source)
             })?;
             self.woken();
         }
@@ -177,7 +172,7 @@ impl<'a> Driver<'a> {
                         self.start = None;
                     }
                 }
-                Turn::Wait if self.deadline.is_over() => return Err(self.too_late()),
+                Turn::Wait if self.plan.deadline.is_over() => return Err(self.too_late()),
                 Turn::Wait => return Ok(None),
             }
         }
@@ -190,7 +185,7 @@ impl<'a> Driver<'a> {
                 let event = self.connect()?;
                 if first && event == Event::Nobody {
                     // What is wrong with the file is told when it is locked.
-                    let found = lock::read_record(&self.location.lock).unwrap_or_default();
+                    let found = lock::read_record(&self.plan.location.lock).unwrap_or_default();
                     self.history = Some(found.history());
                 }
                 event
@@ -201,20 +196,21 @@ impl<'a> Driver<'a> {
             Op::AskToLeave => self.ask_to_leave(),
             Op::AwaitEnd => return Ok(self.await_end()),
             Op::ReadRecord => {
-                self.record = lock::read_record(&self.location.lock)?;
+                self.record = lock::read_record(&self.plan.location.lock)?;
                 Event::Record(self.phase())
             }
             Op::TryLock => self.try_lock()?,
             Op::ClearStale => self.clear_stale()?,
             Op::RecordStart => {
-                let (location, build) = (self.location, self.build);
+                let (location, build) = (self.plan.location, self.plan.build);
                 self.held()?.record(location, build)?;
                 Event::Done
             }
             Op::Listen => self.listen()?,
             Op::Spawn => {
-                let (location, endpoint) = (self.location, self.endpoint);
-                self.held()?.spawn(location, endpoint)?;
+                let (location, endpoint) = (self.plan.location, self.plan.endpoint);
+                let escape_scope = self.plan.escape_scope;
+                self.held()?.spawn(location, endpoint, escape_scope)?;
                 Event::Done
             }
             Op::RecordFailure => self.record_failure(),
@@ -236,25 +232,27 @@ impl<'a> Driver<'a> {
     fn clear_stale(&mut self) -> Result<Event, StartupError> {
         if self.activating.is_some() {
             // It has been asked to start the daemon already; each further connection would be a client to that.
-            let socket = &self.location.socket;
+            let socket = &self.plan.location.socket;
             let failed = |source| StartupError::filesystem("probe", socket, source);
             if net::is_held(socket).map_err(failed)? {
                 return Ok(Event::Occupied);
             }
         }
-        Ok(match start::clear_stale(self.location, &self.record)? {
-            Cleared::Free => Event::Done,
-            Cleared::Leaving => Event::Occupied,
-            Cleared::Activated(pid) => {
-                self.activating = Some(pid);
-                Event::Occupied
-            }
-        })
+        Ok(
+            match start::clear_stale(self.plan.location, &self.record)? {
+                Cleared::Free => Event::Done,
+                Cleared::Leaving => Event::Occupied,
+                Cleared::Activated(pid) => {
+                    self.activating = Some(pid);
+                    Event::Occupied
+                }
+            },
+        )
     }
 
     fn connect(&mut self) -> Result<Event, StartupError> {
         self.line = None;
-        let reached = door::knock(self.location, &self.location.control)?;
+        let reached = door::knock(self.plan.location, &self.plan.location.control)?;
         self.reached(reached)
     }
 
@@ -264,25 +262,25 @@ impl<'a> Driver<'a> {
             Reached::Full => return Ok(Event::Full),
             Reached::Queued(stream) => stream,
         };
-        let peer = door::verify(self.location, &stream)?;
+        let peer = door::verify(self.plan.location, &stream)?;
         self.assembler = Assembler::default();
         let applicant = Applicant {
-            build: self.build.clone(),
-            wish: self.wish,
+            build: self.plan.build.clone(),
+            wish: self.plan.wish,
         };
-        door::ask(self.location, &stream, &Frame::Join(applicant))?;
+        door::ask(self.plan.location, &stream, &Frame::Join(applicant))?;
         self.line = Some((Line::Std(stream), peer.gid));
         self.fresh = true;
         Ok(Event::Connected)
     }
 
     fn await_room(&mut self) -> Result<Turn, StartupError> {
-        let control = &self.location.control;
+        let control = &self.plan.location.control;
         let failed = |source| StartupError::filesystem("connect to", control, source);
         match &self.room {
             None => {
                 self.room =
-                    Some(Room::wait(control.clone(), self.deadline.ends()).map_err(failed)?);
+                    Some(Room::wait(control.clone(), self.plan.deadline.ends()).map_err(failed)?);
                 Ok(Turn::Wait)
             }
             Some(room) => match room.take() {
@@ -290,7 +288,7 @@ impl<'a> Driver<'a> {
                 Some(result) => {
                     self.room = None;
                     let reached = result.map_err(failed)?;
-                    if matches!(reached, Reached::Full) && self.deadline.is_over() {
+                    if matches!(reached, Reached::Full) && self.plan.deadline.is_over() {
                         return Err(self.too_late());
                     }
                     self.reached(reached).map(Turn::Came)
@@ -316,7 +314,7 @@ impl<'a> Driver<'a> {
                 }
                 Ok(Some(Frame::Progress(text))) => self.progress = Some(text),
                 Ok(Some(Frame::Skew(daemon))) => {
-                    let fit = self.wish.judge(self.build, &daemon.build);
+                    let fit = self.plan.wish.judge(self.plan.build, &daemon.build);
                     self.daemon = daemon;
                     return Ok(Turn::Came(match fit {
                         Fit::Replace => Event::Outdated,
@@ -338,7 +336,7 @@ impl<'a> Driver<'a> {
                 Err(error) => {
                     return Err(StartupError::filesystem(
                         "talk to",
-                        &self.location.control,
+                        &self.plan.location.control,
                         error,
                     ));
                 }
@@ -352,7 +350,7 @@ impl<'a> Driver<'a> {
         if let Some((line, _)) = &self.line {
             let reason = format!(
                 "replaced by {} (pid {})",
-                self.build.told_beside(&self.daemon.build),
+                self.plan.build.told_beside(&self.daemon.build),
                 std::process::id()
             );
             let is_replaced = true;
@@ -385,7 +383,7 @@ impl<'a> Driver<'a> {
     }
 
     fn await_child(&mut self) -> Result<Turn, StartupError> {
-        let socket = &self.location.socket;
+        let socket = &self.plan.location.socket;
         match self
             .start
             .as_mut()
@@ -406,10 +404,10 @@ impl<'a> Driver<'a> {
     }
 
     fn try_lock(&mut self) -> Result<Event, StartupError> {
-        if self.may_start {
-            self.location.prepare()?;
+        if self.plan.may_start {
+            self.plan.location.prepare()?;
         }
-        match lock::attempt(&self.location.lock, self.may_start)? {
+        match lock::attempt(&self.plan.location.lock, self.plan.may_start)? {
             Attempt::Missing => Ok(Event::NoLock),
             Attempt::Busy(file) => {
                 self.record = Record::read(&file);
@@ -425,7 +423,7 @@ impl<'a> Driver<'a> {
 
     /// What this call holds as a starter; without it, the lock is not ours to work under.
     fn held(&mut self) -> Result<&mut Start, StartupError> {
-        let lock = &self.location.lock;
+        let lock = &self.plan.location.lock;
         self.start.as_mut().ok_or_else(|| StartupError::Lock {
             path: lock.clone(),
             source: io::ErrorKind::NotFound.into(),
@@ -433,7 +431,7 @@ impl<'a> Driver<'a> {
     }
 
     fn listen(&mut self) -> Result<Event, StartupError> {
-        let control = &self.location.control;
+        let control = &self.plan.location.control;
         self.held()?.listen(control)?;
         let failed = |source| StartupError::filesystem("connect to", control, source);
         match self.reached(net::connect(control).map_err(failed)?)? {
@@ -446,18 +444,19 @@ impl<'a> Driver<'a> {
     fn record_failure(&mut self) -> Event {
         if let Some(start) = &mut self.start {
             self.record = start.record_failure();
-            start.stop_listening(&self.location.control);
+            start.stop_listening(&self.plan.location.control);
         }
         Event::Done
     }
 
     fn traced(&mut self, error: StartupError) -> StartupError {
-        self.trace.finish(&self.location.socket, "failed", None);
+        self.trace
+            .finish(&self.plan.location.socket, "failed", None);
         error
     }
 
     fn conclude(mut self, verdict: Verdict) -> Result<Option<Joined>, StartupError> {
-        let socket_path = self.location.socket.clone();
+        let socket_path = self.plan.location.socket.clone();
         let last = self.start.as_ref().and_then(Start::last);
         self.trace.finish(&socket_path, verdict.name(), last);
         match (verdict, self.line.take()) {
@@ -474,10 +473,10 @@ impl<'a> Driver<'a> {
             (Verdict::Died, _) => Err(self.record.into_failure(socket_path)),
             (Verdict::Skewed, _) => Err(StartupError::VersionSkew {
                 socket_path,
-                ours: self.build.told_beside(&self.daemon.build),
-                theirs: self.daemon.build.told_beside(self.build),
+                ours: self.plan.build.told_beside(&self.daemon.build),
+                theirs: self.daemon.build.told_beside(self.plan.build),
             }),
-            (Verdict::NotRunning, _) if !self.may_start => Ok(None),
+            (Verdict::NotRunning, _) if !self.plan.may_start => Ok(None),
             _ => Err(StartupError::NotRunning { socket_path }),
         }
     }
@@ -485,11 +484,11 @@ impl<'a> Driver<'a> {
     /// The deadline is over: what stood in the way.
     fn too_late(&mut self) -> StartupError {
         if self.record.phase == Phase::Unknown || self.line.is_some() {
-            self.record = lock::read_record(&self.location.lock).unwrap_or_default();
+            self.record = lock::read_record(&self.plan.location.lock).unwrap_or_default();
         }
         let child = self.start.as_ref().and_then(Start::child_pid);
-        let socket_path = self.location.socket.clone();
-        let waited = self.deadline.waited();
+        let socket_path = self.plan.location.socket.clone();
+        let waited = self.plan.deadline.waited();
         if let (Some(_), None) = (self.activating, &self.line) {
             return StartupError::DaemonBusy {
                 socket_path,
@@ -511,7 +510,7 @@ impl<'a> Driver<'a> {
         );
         if self.join.op() == Op::Pause && held_by_nobody_we_know {
             return StartupError::Lock {
-                path: self.location.lock.clone(),
+                path: self.plan.location.lock.clone(),
                 source: io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!("held by another process for {waited:.1?}"),
@@ -540,7 +539,7 @@ impl<'a> Driver<'a> {
     fn patience(&self) -> Option<Duration> {
         let unwatched = self.start.as_ref().is_some_and(Start::child_is_unwatched);
         let poll = unwatched.then_some(PAUSE_LAST);
-        [self.pause, poll, self.deadline.remaining()]
+        [self.pause, poll, self.plan.deadline.remaining()]
             .into_iter()
             .flatten()
             .min()

@@ -172,11 +172,13 @@ impl Start {
         &mut self,
         location: &Location,
         endpoint: &Endpoint,
+        escape_scope: bool,
     ) -> Result<(), StartupError> {
         if let (Some(listener), Some(log)) = (&self.listener, &self.log) {
             let briefing =
                 Briefing::new(location, endpoint, log.path.clone(), self.record.generation);
-            self.child = Some(hand_over::spawn(&briefing, &self.lock, listener, log)?);
+            let child = hand_over::spawn(&briefing, &self.lock, listener, log, escape_scope)?;
+            self.child = Some(child);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::path::Path;
 
 use rustix::net::AddressFamily;
 
@@ -81,4 +82,13 @@ pub(crate) fn is_manager(pid: u32) -> bool {
     super::process::name_of(pid).is_some_and(|name| name.starts_with("systemd"))
         || executable(&pid.to_string())
             .is_some_and(|theirs| executable("self").map(inode) == Some(inode(theirs)))
+}
+
+/// Whether the user's own systemd runs, and the program that asks it for a scope is there.
+pub(crate) fn has_user_scopes() -> bool {
+    let runs = std::env::var_os("XDG_RUNTIME_DIR")
+        .is_some_and(|directory| Path::new(&directory).join("systemd/private").exists());
+    runs && std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join("systemd-run").is_file())
+    })
 }

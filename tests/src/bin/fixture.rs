@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             .idle_timeout(milliseconds("FIXTURE_IDLE_MS").unwrap_or(Duration::MAX))
             .version(std::env::var("FIXTURE_VERSION").unwrap_or_default())
             .on_skew(policy())
+            .scope_escape(std::env::var_os("FIXTURE_SCOPE").is_some())
             .run_async(play),
     }
 }
