@@ -91,7 +91,7 @@ impl Daemon {
         self
     }
 
-    /// What a client does about a daemon of another build. Stored; not acted upon yet.
+    /// What a client does about a daemon of another build; [`SkewPolicy::Replace`] by default.
     pub fn on_skew(mut self, policy: SkewPolicy) -> Self {
         self.settings.on_skew = policy;
         self
