@@ -17,6 +17,7 @@ use crate::listener::Listener;
 use crate::role::{Role, SkewPolicy};
 use crate::service::{Foundation, Service};
 use crate::skew::Build;
+use crate::sys::reaper;
 
 /// The budget of one call where none is set.
 pub const DEFAULT_STARTUP_DEADLINE: Duration = Duration::from_secs(20);
@@ -159,7 +160,7 @@ impl Daemon {
         match adopt::born(&self.endpoint, &self.settings.version, self.grace) {
             Born::Client => {
                 let runtime = built(Builder::new_current_thread().enable_all().build());
-                runtime.block_on(main(Role::Client(self.client())))
+                reaper::around_main(|| runtime.block_on(main(Role::Client(self.client()))))
             }
             Born::Both => {
                 // Never shut down: a server that stays beyond its grace ends with the process, in peace.

@@ -160,7 +160,10 @@ pub(crate) fn spawn(
     };
     command.arg(MARKER).arg(&briefing.socket);
     for variable in REMOVED_VARIABLES {
-        command.env_remove(variable);
+        // Naming one has the whole environment copied.
+        if std::env::var_os(variable).is_some() {
+            command.env_remove(variable);
+        }
     }
     let output = |file: &File| file.try_clone().map(Stdio::from);
     command.stdin(Stdio::from(OwnedFd::from(theirs)));

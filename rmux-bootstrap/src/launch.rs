@@ -12,7 +12,7 @@ use crate::hand_over::REMOVED_VARIABLES;
 use crate::location::Location;
 use crate::log::Log;
 use crate::sys::process::{self, Watched};
-use crate::sys::reaper;
+use crate::sys::reaper::Reaper;
 
 /// A launcher that runs `command` in the background.
 ///
@@ -140,7 +140,7 @@ impl Launch {
 impl Drop for Launch {
     fn drop(&mut self) {
         if let Some((child, _)) = self.take_launched() {
-            reaper::on_runtime(child);
+            Reaper::new(true).reap(child);
         }
     }
 }

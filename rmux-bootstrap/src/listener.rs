@@ -100,7 +100,7 @@ impl Listener {
                 let found = if public {
                     self.next_public(cx)?
                 } else {
-                    self.next_waiting()?
+                    self.next_waiting(cx)?
                 };
                 if let Some(connection) = found {
                     return Poll::Ready(Ok(Some(connection)));
@@ -112,15 +112,29 @@ impl Listener {
         }
     }
 
-    /// The next caller that still is there.
-    fn next_waiting(&mut self) -> io::Result<Option<Connection>> {
-        while let Some(waiting) = self.service.next_waiting() {
+    /// The next caller that still is there: of those that were admitted while nobody accepted, then of those that come to
+    /// the control socket now.
+    fn next_waiting(&mut self, cx: &mut Context<'_>) -> io::Result<Option<Connection>> {
+        loop {
+            let waiting = match self.service.next_waiting() {
+                Some(waiting) => waiting,
+                None => match self.service.poll_control(cx) {
+                    Poll::Pending => return Ok(None),
+                    Poll::Ready(Ok(waiting)) => waiting,
+                    Poll::Ready(Err(error)) => {
+                        self.pause_or_fail(error)?;
+                        if self.scarcity.is_some() {
+                            return Ok(None);
+                        }
+                        continue;
+                    }
+                },
+            };
             let served = self.serve(waiting)?;
             if served.is_some() || self.scarcity.is_some() {
                 return Ok(served);
             }
         }
-        Ok(None)
     }
 
     /// READY, then the connection is the daemon's. `None`: the caller has gone, or goes on to try again, because there is
@@ -171,9 +185,9 @@ impl Listener {
                 Poll::Pending => return Ok(None),
                 Poll::Ready(guard) => guard?,
             };
-            match guard.try_io(|listener| listener.get_ref().accept()) {
+            match guard.try_io(net::accept) {
                 Err(_would_block) => {}
-                Ok(Ok((stream, _))) => {
+                Ok(Ok(stream)) => {
                     if let Some(connection) = self.check(stream)? {
                         return Ok(Some(connection));
                     }
@@ -228,8 +242,8 @@ impl Listener {
             return Ok(Some(None));
         };
         loop {
-            match public.listener.get_ref().accept() {
-                Ok((stream, _)) => {
+            match net::accept(&*public.listener) {
+                Ok(stream) => {
                     if let Some(connection) = self.check(stream)? {
                         return Ok(Some(Some(connection)));
                     }
@@ -250,7 +264,7 @@ impl Listener {
         let Ok(peer) = net::credentials(&stream) else {
             return Ok(None);
         };
-        if !process::same_user(peer.uid) || stream.set_nonblocking(true).is_err() {
+        if !process::same_user(peer.uid) {
             return Ok(None);
         }
         self.connection(stream, peer).map(Some)

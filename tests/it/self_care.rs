@@ -116,7 +116,8 @@ fn a_lost_lock_never_leads_to_two_daemons_that_serve() {
     let sandbox = sandbox();
     for _ in 0..10 {
         let (first, _) = sandbox.pid();
-        fs::remove_file(sandbox.lock()).expect("remove the lock");
+        // There is none while a daemon that has lost it has not noticed yet.
+        let _ = fs::remove_file(sandbox.lock());
         let (second, _) = sandbox.pid();
         if first != second {
             // The next one was started when the first had closed; it may still be finishing.

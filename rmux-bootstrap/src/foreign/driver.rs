@@ -24,7 +24,7 @@ use crate::location::{self, Location};
 use crate::lock::{self, Attempt};
 use crate::sys::net::{self, Reached};
 use crate::sys::timer::Timer;
-use crate::sys::{fs, process, readiness, reaper};
+use crate::sys::{fs, process, readiness};
 use crate::trace::Trace;
 
 /// The shortest pause before something is looked at again; most gaps last for a few system calls of another process.
@@ -413,7 +413,10 @@ impl<'a> Call<'a> {
         })
         .await;
         match result {
-            Some(Ok(())) => Ok(Event::Done),
+            Some(Ok(())) => {
+                start.expect_child();
+                Ok(Event::Done)
+            }
             Some(Err(error)) => {
                 self.launcher_error = Some(error);
                 Ok(Event::Failed)
@@ -453,7 +456,7 @@ impl<'a> Call<'a> {
             start.unlock();
             if let (true, None, Some(pid), true) = (self.started, start.child_pid(), pid, separate)
             {
-                reaper::forgotten(pid);
+                start.reap_forgotten(pid);
             }
         }
     }

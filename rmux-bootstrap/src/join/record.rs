@@ -275,7 +275,7 @@ impl Record {
                 }
             }
             body.resize(room, b'\n');
-            let mut bytes = format!("checksum={:016x}\n", fnv1a(&body)).into_bytes();
+            let mut bytes = format!("checksum={:016x}\n", checksum(&body)).into_bytes();
             bytes.extend_from_slice(&body);
             return bytes;
         }
@@ -285,8 +285,8 @@ impl Record {
         use std::os::unix::ffi::OsStringExt;
         let line = bytes.iter().position(|byte| *byte == b'\n')?;
         let (first, body) = bytes.split_at(line + 1);
-        let checksum = Reader(first).text("checksum")?;
-        if u64::from_str_radix(&checksum, 16).ok()? != fnv1a(body) {
+        let told = Reader(first).text("checksum")?;
+        if u64::from_str_radix(&told, 16).ok()? != checksum(body) {
             return None;
         }
         let reader = Reader(body);
@@ -319,6 +319,12 @@ impl Record {
             reason: reader.text("reason").unwrap_or_default(),
         })
     }
+}
+
+/// Over what is written; the empty lines that fill the file up say nothing.
+fn checksum(body: &[u8]) -> u64 {
+    let end = body.iter().rposition(|byte| *byte != b'\n');
+    fnv1a(&body[..end.map_or(0, |last| last + 1)])
 }
 
 /// The wall clock, for people only.

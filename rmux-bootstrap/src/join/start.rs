@@ -17,8 +17,9 @@ use crate::log::Log;
 use crate::skew::Build;
 use crate::sys::net::{self, Reached};
 use crate::sys::process::{self, Watched};
+use crate::sys::reaper::Reaper;
 use crate::sys::wait;
-use crate::sys::{fs, reaper, systemd};
+use crate::sys::{fs, systemd};
 
 /// The lock, and what has been made under it so far. Dropping it is safe at any point: what the child needs, it has.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub(crate) struct Start {
     status: Option<ExitStatus>,
     /// The caller waits on a runtime, which can see to the child's end as well.
     on_runtime: bool,
+    reaper: Option<Reaper>,
 }
 
 impl Start {
@@ -43,6 +45,7 @@ impl Start {
             child: None,
             status: None,
             on_runtime,
+            reaper: None,
         }
     }
 
@@ -105,6 +108,20 @@ impl Start {
         self.child = Some(child);
         // What cannot be written informs nobody; the lock, which the child shares, excludes all the same.
         let _ = self.record.write(&self.lock);
+    }
+
+    /// There is a child, or may be one: whoever is going to reap it gets ready while the daemon starts.
+    pub(crate) fn expect_child(&mut self) {
+        if self.reaper.is_none() {
+            self.reaper = Some(Reaper::new(self.on_runtime));
+        }
+    }
+
+    /// What serves is a child that somebody else has started.
+    pub(crate) fn reap_forgotten(&mut self, pid: u32) {
+        if let Some(reaper) = self.reaper.take() {
+            reaper.reap_forgotten(pid);
+        }
     }
 
     /// A foreign daemon answers. `own`: it is a process that this call has started.
@@ -179,6 +196,7 @@ impl Start {
                 Briefing::new(location, endpoint, log.path.clone(), self.record.generation);
             let child = hand_over::spawn(&briefing, &self.lock, listener, log, escape_scope)?;
             self.child = Some(child);
+            self.expect_child();
         }
         Ok(())
     }
@@ -244,11 +262,10 @@ impl Start {
 impl Drop for Start {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
-            if self.on_runtime {
-                reaper::on_runtime(child);
-            } else {
-                reaper::on_thread(child);
-            }
+            self.reaper
+                .take()
+                .unwrap_or_else(|| Reaper::new(self.on_runtime))
+                .reap(child);
         }
     }
 }

@@ -19,11 +19,15 @@ use tokio::io::unix::AsyncFd;
 
 /// A look that is taken although nothing was told: a directory further up may have been moved.
 const LOOK: Duration = Duration::from_secs(60);
+/// How long a new daemon is left alone.
+const SETTLING: Duration = Duration::from_millis(50);
 /// The same where nothing is ever told.
 const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 
 /// Looks after the names of `service` until it closes.
 pub(super) async fn watch_over(service: Arc<Service>) {
+    // Not in the way of the first callers. What is lost in the meantime is seen by the first look.
+    tokio::time::sleep(SETTLING).await;
     let watch = Watch::new().ok();
     let mut stage = service.stage.subscribe();
     loop {
@@ -127,6 +131,9 @@ impl Service {
             state.control_inode = inode;
             state.control.replace(listener.clone())
         };
+        if let Some(acceptor) = self.state().acceptor.take() {
+            acceptor.wake();
+        }
         if let Some(old) = old {
             // Nobody can come to it any more; who has come is still served, then its task ends.
             let _ = net::refuse_newcomers(&*old);

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -21,12 +22,16 @@ pub(super) async fn serve(service: Arc<Service>, control: Arc<AsyncFd<UnixListen
         let Ok(mut ready) = control.readable().await else {
             return;
         };
-        match ready.try_io(|listener| listener.get_ref().accept()) {
+        match ready.try_io(net::accept) {
             // Its name was taken away, there is another one by now, and its queue is empty. That shows as `EAGAIN` on Linux,
             // as another error elsewhere, and stays readable for ever.
             Err(_would_block) if !service.is_current(&control) => return,
             Err(_would_block) => {}
-            Ok(Ok((stream, _))) => greet(&service, stream),
+            Ok(Ok(stream)) => {
+                if let Some(waiting) = greet(&service, stream) {
+                    service.admit(waiting);
+                }
+            }
             Ok(Err(error)) if is_scarcity(&error) => {
                 let freed = async {
                     let _ = load.changed().await;
@@ -45,24 +50,22 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// How many such callers there may be: a descriptor each.
 pub(super) const TALKS_MAX: usize = 64;
 
-/// A newcomer at the control socket: checked before its first byte is read.
-fn greet(service: &Arc<Service>, stream: UnixStream) {
-    let Ok(peer) = net::credentials(&stream) else {
-        return;
-    };
-    if !process::same_user(peer.uid) || stream.set_nonblocking(true).is_err() {
-        return;
+/// A newcomer at the control socket: checked before its first byte is read. One that wants to join, and fits, is
+/// returned; whatever else it wants, a task of its own sees to.
+fn greet(service: &Arc<Service>, stream: UnixStream) -> Option<Waiting> {
+    let peer = net::credentials(&stream).ok()?;
+    if !process::same_user(peer.uid) {
+        return None;
     }
     let mut assembler = Assembler::default();
     let first = match assembler.read(|buffer| io::Read::read(&mut &stream, buffer)) {
         Ok(Some(Frame::Join(applicant))) if fits(service, &applicant) => {
-            service.admit(Waiting { stream, peer });
-            return;
+            return Some(Waiting { stream, peer });
         }
         Ok(Some(frame)) => Some(frame),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
         // Not a request that we know, or gone: the end of the connection is the answer.
-        _ => return,
+        _ => return None,
     };
     let talk = service.talks.clone();
     // The end of the connection says that there are too many; a caller comes again.
@@ -73,6 +76,7 @@ fn greet(service: &Arc<Service>, stream: UnixStream) {
             drop(permit);
         });
     }
+    None
 }
 
 fn fits(service: &Service, applicant: &Applicant) -> bool {
@@ -133,6 +137,31 @@ async fn converse(
 }
 
 impl Service {
+    /// The next caller in the control socket's own queue, for an `accept` that waits: one step less than by way of the
+    /// task that serves that socket, which is there for the time in which nobody accepts.
+    pub(crate) fn poll_control(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Waiting>> {
+        let Some(control) = self.state().control.clone() else {
+            return Poll::Pending;
+        };
+        loop {
+            let mut ready = ready!(control.poll_read_ready(cx))?;
+            match ready.try_io(net::accept) {
+                Ok(Ok(stream)) => {
+                    if let Some(waiting) = greet(self, stream) {
+                        return Poll::Ready(Ok(waiting));
+                    }
+                }
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                // Its name was taken away, and whoever publishes the next one wakes us.
+                Err(_would_block) if !self.is_current(&control) => return Poll::Pending,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
     /// Leaves because it was asked to. The end of `stream` will tell whoever asked that this process has ended.
     fn leave(&self, stream: UnixStream, leave: &Leave) {
         let is_new = {

@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
@@ -82,6 +82,7 @@ struct State {
     /// The control socket that has the name.
     control: Option<Arc<AsyncFd<UnixListener>>>,
     accepting_us: u64,
+    ready_frame: Option<Arc<[u8]>>,
     acceptor: Option<Waker>,
     handles_signals: bool,
     /// Nobody accepts any more: only where the process goes on without its server.
@@ -221,6 +222,7 @@ impl Service {
                 control_inode: None,
                 control: None,
                 accepting_us: 0,
+                ready_frame: None,
                 acceptor: None,
                 handles_signals: false,
                 is_abandoned: false,
@@ -267,8 +269,8 @@ impl Service {
     pub(crate) fn accept_retired(&self) -> io::Result<Option<UnixStream>> {
         let mut state = self.state();
         while let Some(retired) = state.retired.last() {
-            match retired.listener.get_ref().accept() {
-                Ok((stream, _)) => return Ok(Some(stream)),
+            match net::accept(&*retired.listener) {
+                Ok(stream) => return Ok(Some(stream)),
                 Err(error) if is_scarcity(&error) => return Err(error),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // `WouldBlock` on Linux, `EINVAL` or `ECONNABORTED` elsewhere: the queue is empty and stays so.
@@ -306,8 +308,14 @@ impl Service {
         }
     }
 
-    pub(crate) fn ready_frame(&self) -> Vec<u8> {
-        Frame::Ready(self.identity()).encode()
+    pub(crate) fn ready_frame(&self) -> Arc<[u8]> {
+        if let Some(frame) = &self.state().ready_frame {
+            return frame.clone();
+        }
+        // It says nothing that changes after the first `accept`.
+        let frame: Arc<[u8]> = Frame::Ready(self.identity()).encode().into();
+        self.state().ready_frame = Some(frame.clone());
+        frame
     }
 
     fn leaving(&self) -> Leaving {
@@ -414,14 +422,20 @@ impl Service {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         self.state().handles_signals = true;
-        for (mut signal, name) in [(terminate, "SIGTERM"), (interrupt, "SIGINT")] {
-            let service = self.clone();
-            self.runtime.spawn(async move {
-                if signal.recv().await.is_some() {
-                    service.close(name);
+        let service = self.clone();
+        self.runtime.spawn(async move {
+            let (mut terminate, mut interrupt) = (terminate, interrupt);
+            let name = std::future::poll_fn(|cx| {
+                for (signal, name) in [(&mut terminate, "SIGTERM"), (&mut interrupt, "SIGINT")] {
+                    if signal.poll_recv(cx).is_ready() {
+                        return Poll::Ready(name);
+                    }
                 }
-            });
-        }
+                Poll::Pending
+            })
+            .await;
+            service.close(name);
+        });
         Ok(())
     }
 

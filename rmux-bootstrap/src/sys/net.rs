@@ -192,6 +192,37 @@ pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
+/// The next connection of a listener, non-blocking and close-on-exec.
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<UnixStream> {
+    #[cfg(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "illumos"
+    ))]
+    {
+        use rustix::net::SocketFlags;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        Ok(rustix::net::accept_with(listener, flags)?.into())
+    }
+    #[cfg(not(any(
+        target_os = "linux",
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd",
+        target_os = "illumos"
+    )))]
+    {
+        let socket = rustix::net::accept(listener)?;
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(socket.into())
+    }
+}
+
 /// `listen`, by the process that serves from now on: the kernel shows peers the credentials of the last caller.
 pub(crate) fn listen_again(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::listen(socket, BACKLOG)?)

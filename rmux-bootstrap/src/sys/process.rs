@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
+use std::sync::OnceLock;
 
 use rustix::fs::Mode;
 
@@ -45,9 +46,13 @@ pub(crate) fn elevated_from() -> Option<u32> {
 
 /// This boot's id, or an empty text where the system has none.
 pub(crate) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .map(|id| id.trim().to_owned())
-        .unwrap_or_default()
+    static ID: OnceLock<String> = OnceLock::new();
+    let read = || {
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map(|id| id.trim().to_owned())
+            .unwrap_or_default()
+    };
+    ID.get_or_init(read).clone()
 }
 
 /// Microseconds of this boot, the same for every process: what is written down by one can be compared by another.
@@ -101,13 +106,18 @@ pub(crate) fn knows_start_times() -> bool {
 /// The namespaces in which a pid and a start time mean something; the same text for the same ones.
 pub(crate) fn namespaces() -> String {
     use std::os::unix::fs::MetadataExt;
+    static NAMESPACES: OnceLock<String> = OnceLock::new();
     let inode =
         |name| std::fs::metadata(format!("/proc/self/ns/{name}")).map_or(0, |meta| meta.ino());
-    if cfg!(any(target_os = "linux", target_os = "android")) {
-        format!("{}:{}", inode("pid"), inode("time"))
-    } else {
-        String::new()
-    }
+    // A process stays in its pid namespace for life, and in its time namespace until it executes another program.
+    let read = || {
+        if cfg!(any(target_os = "linux", target_os = "android")) {
+            format!("{}:{}", inode("pid"), inode("time"))
+        } else {
+            String::new()
+        }
+    };
+    NAMESPACES.get_or_init(read).clone()
 }
 
 /// Whether `pid` is `ancestor` or one of its descendants.
@@ -125,17 +135,34 @@ pub(crate) fn descends_from(mut pid: u32, ancestor: u32) -> bool {
     false
 }
 
+/// The parent of a process; `None` where it cannot be told.
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
+    Some(Stat::of(pid).ok()??.parent)
+}
+
+/// Takes the status of a child that has ended. Whoever was there first has it.
+pub(crate) fn reap(pidfd: impl AsFd) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let _ = waitid(WaitId::PidFd(pidfd.as_fd()), options);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = pidfd;
+}
+
 /// What `/proc/PID/stat` says.
-pub(super) struct Stat {
+struct Stat {
     /// A zombie; not one whose first thread alone has ended.
     has_ended: bool,
-    pub(super) parent: u32,
+    parent: u32,
     start_time: u64,
 }
 
 impl Stat {
     /// `None`: there is no such process.
-    pub(super) fn of(pid: u32) -> io::Result<Option<Self>> {
+    fn of(pid: u32) -> io::Result<Option<Self>> {
         use std::io::Read;
         // More than the longest there is, so that one read takes it.
         let mut bytes = [0; 1024];

@@ -1,141 +1,176 @@
 //! No zombie in a long-lived caller: whoever starts a daemon waits for its end, and for that of no other child.
 
-use std::io;
-#[cfg(target_os = "linux")]
-use std::os::fd::AsFd;
+use std::cell::Cell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
+use std::time::Duration;
 
-use super::process::Watched;
-use super::readiness;
-#[cfg(target_os = "linux")]
-use super::{process, wait};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Reaps the child whenever it ends, however long that takes, on a thread that does nothing else.
-pub(crate) fn on_thread(child: Watched) {
-    let (mut child, pidfd) = child.into_parts();
-    drop(pidfd);
-    // Without a thread to be had the child is reaped at this process's end.
-    let _ = small_thread(move || {
-        let _ = child.wait();
-    });
+use super::process::{self, Watched};
+use super::{readiness, wait};
+
+/// Who is going to reap: made while the daemon starts, when there is time, and told whom to reap when it has.
+///
+/// A task of the caller's runtime where there is one that goes on by itself, else a thread that does nothing else.
+#[derive(Debug)]
+pub(crate) enum Reaper {
+    Runtime(Handle),
+    Thread(SyncSender<Corpse>),
+    /// Without a thread to be had the child is reaped at this process's end.
+    Nobody,
 }
 
-/// Reaps the child on the runtime, which costs less than a thread; where the runtime ends first, or there is none that
-/// goes on by itself, on a thread all the same.
-pub(crate) fn on_runtime(child: Watched) {
-    let reaping = Reaping(Some(child));
-    if let Some(runtime) = driven_runtime() {
-        runtime.spawn(reaping.reap());
-    }
+/// Whom to reap, once it has ended.
+#[derive(Debug)]
+pub(crate) enum Corpse {
+    /// A child of our own.
+    Child(Watched),
+    /// A child of this process that somebody else has started and may have forgotten.
+    Forgotten(OwnedFd),
 }
 
-/// A current-thread runtime stands still when nobody is in its `block_on`, and with it the reaper.
-fn driven_runtime() -> Option<tokio::runtime::Handle> {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    let runtime = Handle::try_current().ok()?;
-    (runtime.runtime_flavor() != RuntimeFlavor::CurrentThread).then_some(runtime)
-}
-
-/// A child that is going to be reaped, on a thread where nothing else has done so.
-struct Reaping(Option<Watched>);
-
-impl Reaping {
-    async fn reap(mut self) {
-        let Some(child) = &self.0 else { return };
-        if let Some(pidfd) = child.pidfd()
-            && readiness::any(None, [Some(pidfd), None], None)
-                .await
-                .is_ok()
-            && let Some(child) = &mut self.0
-            && !matches!(child.ended(), Ok(None))
-        {
-            self.0 = None;
+impl Reaper {
+    pub(crate) fn new(on_runtime: bool) -> Self {
+        if let Some(runtime) = driven_runtime().filter(|_| on_runtime) {
+            return Self::Runtime(runtime);
+        }
+        let (sender, corpses) = sync_channel::<Corpse>(1);
+        let waits = small_thread(move || {
+            // The start may have come to nothing.
+            if let Ok(corpse) = corpses.recv() {
+                corpse.reap();
+            }
+        });
+        if waits {
+            Self::Thread(sender)
+        } else {
+            Self::Nobody
         }
     }
-}
 
-impl Drop for Reaping {
-    fn drop(&mut self) {
-        if let Some(child) = self.0.take() {
-            on_thread(child);
+    /// Reaps our own child whenever it ends, however long that takes.
+    pub(crate) fn reap(self, child: Watched) {
+        self.see_to(Corpse::Child(child));
+    }
+
+    /// Reaps a child of this process that somebody else has started, some time after its end. Nothing happens where the
+    /// system cannot hold a process without being its parent.
+    pub(crate) fn reap_forgotten(self, pid: u32) {
+        // First the hold, then the question: so both are about the same process.
+        let held = process::pin(pid);
+        if let Some(pidfd) = held.filter(|_| process::parent_of(pid) == Some(std::process::id())) {
+            self.see_to(Corpse::Forgotten(pidfd));
         }
     }
-}
 
-fn small_thread(work: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new()
-        .name("rmux-reaper".into())
-        .stack_size(32 * 1024)
-        .spawn(work)
+    fn see_to(self, corpse: Corpse) {
+        match self {
+            Self::Runtime(runtime) => drop(runtime.spawn(Vigil(Some(corpse)).keep())),
+            // The thread waits for it.
+            Self::Thread(sender) => drop(sender.send(corpse)),
+            Self::Nobody => {}
+        }
+    }
 }
 
 /// How long a child that has ended is left to whoever started it and may want to know its status: that can be asked for
 /// once only, and there is no event for "nobody is going to ask".
-#[cfg(target_os = "linux")]
-const COURTESY: std::time::Duration = std::time::Duration::from_secs(3);
+const COURTESY: Duration = Duration::from_secs(3);
 
-/// Reaps, on the runtime, a child of this process that somebody else has started and may have forgotten; some time after
-/// its end. Nothing happens where the system cannot hold a process without being its parent.
-pub(crate) fn forgotten(pid: u32) {
-    #[cfg(target_os = "linux")]
-    {
-        // First the hold, then the question: so both are about the same process.
-        let held = process::pin(pid);
-        let is_child = process::Stat::of(pid)
-            .ok()
-            .flatten()
-            .is_some_and(|stat| stat.parent == std::process::id());
-        if let (Some(pidfd), true) = (held, is_child) {
-            let forgotten = Forgotten(Some(pidfd));
-            if let Some(runtime) = driven_runtime() {
-                runtime.spawn(forgotten.reap());
+impl Corpse {
+    fn reap(self) {
+        match self {
+            Self::Child(child) => {
+                let (mut child, pidfd) = child.into_parts();
+                drop(pidfd);
+                let _ = child.wait();
+            }
+            Self::Forgotten(pidfd) => {
+                while !wait::readable(&[pidfd.as_fd()], None).unwrap_or(true) {}
+                thread::sleep(COURTESY);
+                process::reap(&pidfd);
             }
         }
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = pid;
+
+    /// The same without blocking. Whether it is done.
+    async fn reap_on_runtime(&mut self) -> bool {
+        let pidfd = match &*self {
+            Self::Child(child) => child.pidfd(),
+            Self::Forgotten(pidfd) => Some(pidfd.as_fd()),
+        };
+        let Some(pidfd) = pidfd else { return false };
+        if readiness::any(None, [Some(pidfd), None], None)
+            .await
+            .is_err()
+        {
+            return false;
+        }
+        match self {
+            Self::Child(child) => !matches!(child.ended(), Ok(None)),
+            Self::Forgotten(pidfd) => {
+                tokio::time::sleep(COURTESY).await;
+                process::reap(&*pidfd);
+                true
+            }
+        }
+    }
 }
 
-/// Somebody else's child that is going to be reaped, on a thread where nothing else has done so.
-#[cfg(target_os = "linux")]
-struct Forgotten(Option<std::os::fd::OwnedFd>);
+/// A corpse that is waited for on a runtime; where that ends first, on a thread all the same.
+struct Vigil(Option<Corpse>);
 
-#[cfg(target_os = "linux")]
-impl Forgotten {
-    async fn reap(mut self) {
-        if let Some(pidfd) = &self.0
-            && readiness::any(None, [Some(pidfd.as_fd()), None], None)
-                .await
-                .is_ok()
+impl Vigil {
+    async fn keep(mut self) {
+        if let Some(corpse) = &mut self.0
+            && corpse.reap_on_runtime().await
         {
-            tokio::time::sleep(COURTESY).await;
-        }
-        if let Some(pidfd) = &self.0
-            && wait::readable(&[pidfd.as_fd()], Some(std::time::Duration::ZERO)).unwrap_or(false)
-        {
-            reap(pidfd);
             self.0 = None;
         }
     }
 }
 
-#[cfg(target_os = "linux")]
-impl Drop for Forgotten {
+impl Drop for Vigil {
     fn drop(&mut self) {
-        if let Some(pidfd) = self.0.take() {
-            let _ = small_thread(move || {
-                while !wait::readable(&[pidfd.as_fd()], None).unwrap_or(true) {}
-                thread::sleep(COURTESY);
-                reap(&pidfd);
-            });
+        if let Some(corpse) = self.0.take()
+            && !IS_ENDING.load(Ordering::Relaxed)
+        {
+            small_thread(|| corpse.reap());
         }
     }
 }
 
-#[cfg(target_os = "linux")]
-fn reap(pidfd: &std::os::fd::OwnedFd) {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    // Whoever was there first has its status.
-    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), options);
+/// A current-thread runtime stands still when nobody is in its `block_on`, and with it the reaper; but for the one that
+/// a whole `main` runs in.
+fn driven_runtime() -> Option<Handle> {
+    let runtime = Handle::try_current().ok()?;
+    let goes_on = IN_MAIN.get() || runtime.runtime_flavor() != RuntimeFlavor::CurrentThread;
+    goes_on.then_some(runtime)
+}
+
+thread_local! {
+    /// This thread runs the runtime of a whole `main`.
+    static IN_MAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The process is about to end: what it leaves is reaped by the system.
+static IS_ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Runs the `main` of a process, which then ends.
+pub(crate) fn around_main<R>(main: impl FnOnce() -> R) -> R {
+    IN_MAIN.set(true);
+    let result = main();
+    IS_ENDING.store(true, Ordering::Relaxed);
+    result
+}
+
+fn small_thread(work: impl FnOnce() + Send + 'static) -> bool {
+    thread::Builder::new()
+        .name("rmux-reaper".into())
+        .stack_size(32 * 1024)
+        .spawn(work)
+        .is_ok()
 }
