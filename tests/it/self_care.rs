@@ -123,9 +123,10 @@ fn a_lost_lock_never_leads_to_two_daemons_that_serve() {
             // The next one was started when the first had closed; it may still be finishing.
             eventually("the first one has ended", || !process::is_running(first));
         }
-        eventually("one daemon is left", || sandbox.daemons().len() == 1);
-        let pid = sandbox.daemons()[0];
-        eventually("that one serves", || sandbox.pid().0 == pid);
+        eventually("one daemon is left, and that one serves", || {
+            let pid = sandbox.pid().0;
+            sandbox.daemons() == [pid]
+        });
     }
 }
 
