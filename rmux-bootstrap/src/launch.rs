@@ -43,7 +43,7 @@ use crate::sys::reaper::Reaper;
 /// `LD_PRELOAD`); a variable that the command itself sets stays.
 ///
 /// **It must stay in the foreground.** A program that puts itself into the background ends the process that is watched,
-/// which counts as its death: switch that off (`--daemonize no`, `-f`, or the like).
+/// which counts as its death unless the socket answers first: switch that off (`--daemonize no`, `-f`, or the like).
 ///
 /// # Errors
 /// The launcher's future fails where the program cannot be run, which the caller reports as

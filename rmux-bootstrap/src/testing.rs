@@ -108,7 +108,7 @@ impl Drop for Sandbox {
         let _ = std::fs::remove_dir_all(&self.directory);
         assert!(
             left.is_empty() || std::thread::panicking(),
-            "the test has left a daemon behind: {}",
+            "the test has left a daemon behind: {}; end it with `Sandbox::stop` first",
             left.join(", ")
         );
     }

@@ -84,7 +84,7 @@ pub const STARTUP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// are in `rmux-<uid>/startup-locks/` below it, named `<socket name>.<hash of the path>`: there, spell the path alike.
 ///
 /// # Paths
-/// A relative path is below the current directory. A missing parent is created, each level with mode 0700. The parent must
+/// A relative path is below the current directory; the daemon's is `/`, so pass [`std::path::absolute`] to both. A missing parent is created, each level with mode 0700. The parent must
 /// be a real directory of ours that nobody else may write to, or a sticky one for everybody; what is above it must be
 /// root's or ours, and not writable by others unless sticky. No symbolic link is followed but the system's own at `/` and
 /// `/var`. Nothing that exists is ever chmodded.
@@ -100,10 +100,11 @@ pub const STARTUP_POLL_INTERVAL: Duration = Duration::from_millis(25);
 ///   socket, which is kept.
 /// - [`Lock`](StartupError::Lock): the lock could not be had; [`TimedOut`](io::ErrorKind::TimedOut) where another
 ///   program kept it until the deadline and nobody answered.
-/// - [`Launcher`](StartupError::Launcher): the launcher failed. Everybody who waited for it gets this.
+/// - [`Launcher`](StartupError::Launcher): the launcher failed. Everybody who waited for it gets this. It counts as
+///   recoverable whatever the cause: look at its `source`.
 /// - [`DaemonExited`](StartupError::DaemonExited): the daemon that [`launch::command`](crate::launch::command) started
 ///   died before it answered, at once and to everybody who waited.
-/// - [`StartupTimeout`](StartupError::StartupTimeout): nobody answered by the deadline.
+/// - [`StartupTimeout`](StartupError::StartupTimeout): nobody answered by the deadline. What was launched is not ended.
 /// - [`DaemonBusy`](StartupError::DaemonBusy): by the deadline an earlier start was still under way, or the daemon's
 ///   queue of connections was full.
 /// - [`PeerCredentialMismatch`](StartupError::PeerCredentialMismatch): the socket is served by another user. Nothing was

@@ -228,7 +228,7 @@ pub(crate) fn holds_lock(pid: u32, lock: super::fs::Inode) -> bool {
 }
 
 /// The processes that hold the flock on the file, as far as they can be looked at: our own user's.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "clap"))]
 pub(crate) fn lock_holders(lock: super::fs::Inode) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
@@ -238,7 +238,7 @@ pub(crate) fn lock_holders(lock: super::fs::Inode) -> Vec<u32> {
 }
 
 /// Nothing is known of them here.
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(not(target_os = "linux"), feature = "clap"))]
 pub(crate) fn lock_holders(_: super::fs::Inode) -> Vec<u32> {
     Vec::new()
 }
