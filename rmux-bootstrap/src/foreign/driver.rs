@@ -554,7 +554,10 @@ impl<'a> Call<'a> {
                 pid,
                 "alive, but nobody answers at its socket; end that process to have another one started",
             ),
-            (_, Some(_)) => busy(pid, "still starting"),
+            (_, Some(_)) => busy(
+                pid,
+                "still starting; wait for it, or end that process to have another one started",
+            ),
             (Op::AwaitEarlier, None) => busy(
                 None,
                 "not listening: a process has bound this socket and may still begin to; end it, or remove the socket, to have another one started",

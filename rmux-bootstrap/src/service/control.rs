@@ -154,9 +154,9 @@ impl Service {
                         return Poll::Ready(Ok(waiting));
                     }
                 }
+                // Its name was taken away, which some systems tell as an error; whoever publishes the next one wakes us.
+                Ok(Err(_)) | Err(_) if !self.is_current(&control) => return Poll::Pending,
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
-                // Its name was taken away, and whoever publishes the next one wakes us.
-                Err(_would_block) if !self.is_current(&control) => return Poll::Pending,
                 Err(_would_block) => {}
             }
         }
