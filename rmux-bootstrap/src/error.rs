@@ -73,7 +73,7 @@ pub enum StartupError {
         source: io::Error,
     },
     /// Nobody answered in time.
-    #[error("{}: no daemon answered within {waited:.1?}; what was launched goes on, and the next call waits for it", socket_path.display())]
+    #[error("{}: no daemon answered within {waited:.1?}; whatever was launched goes on, so look at its log or process before you start another", socket_path.display())]
     StartupTimeout {
         /// The public socket.
         socket_path: PathBuf,
