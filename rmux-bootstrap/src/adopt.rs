@@ -16,6 +16,7 @@ use crate::join::start::{Cleared, clear_stale, clear_stale_at};
 use crate::location;
 use crate::lock::{self, Attempt};
 use crate::mode::Mode;
+use crate::seeded;
 use crate::service::Foundation;
 use crate::skew::Build;
 use crate::sys::net::{self, Reached};
@@ -124,6 +125,7 @@ fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
             briefing.lock.display()
         )));
     }
+    let lock = seeded::lock(lock, &briefing.lock)?;
     net::listen_again(&control)?;
     // The starter has written all of it but who we are.
     let build = Build::own(version);
@@ -138,7 +140,9 @@ fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
     record.grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
     record.write(&lock)?;
     let mut keep = Vec::new();
-    if let Some(directory) = &briefing.directory {
+    if let Some(directory) = &briefing.directory
+        && !seeded::is("no-directory-lock")
+    {
         // It keeps cleaners away; a file system without locks does without.
         keep.extend(fs::hold_directory(directory).ok());
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::seeded;
+
 /// When a call has to be over. What overflows the clock, `Duration::MAX` above all, is no bound at all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
@@ -11,7 +13,7 @@ pub(crate) struct Deadline {
 
 impl Deadline {
     pub(crate) fn after(budget: Duration) -> Self {
-        let began = Instant::now();
+        let began = seeded::now();
         Self {
             began,
             ends: began.checked_add(budget),
@@ -21,7 +23,7 @@ impl Deadline {
     /// What is left; zero once it is over, `None` where there is no bound.
     pub(crate) fn remaining(&self) -> Option<Duration> {
         self.ends
-            .map(|ends| ends.saturating_duration_since(Instant::now()))
+            .map(|ends| ends.saturating_duration_since(seeded::now()))
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -17,6 +17,7 @@ use crate::error::StartupError;
 use crate::join::fields::{Reader, Writer};
 use crate::location::{Location, Place, Rule};
 use crate::log::Log;
+use crate::seeded;
 use crate::sys::process::Watched;
 use crate::sys::{net, systemd};
 
@@ -161,13 +162,15 @@ pub(crate) fn spawn(
     command.arg(MARKER).arg(&briefing.socket);
     for variable in REMOVED_VARIABLES {
         // Naming one has the whole environment copied.
-        if std::env::var_os(variable).is_some() {
+        if std::env::var_os(variable).is_some() && !seeded::is("whole-environment") {
             command.env_remove(variable);
         }
     }
     let output = |file: &File| file.try_clone().map(Stdio::from);
     command.stdin(Stdio::from(OwnedFd::from(theirs)));
-    command.stdout(output(&log.file).map_err(failed)?);
+    if !seeded::is("inherited-stdout") {
+        command.stdout(output(&log.file).map_err(failed)?);
+    }
     command.stderr(output(&log.file).map_err(failed)?);
     let child = command.spawn().map_err(failed)?;
     Ok(Watched::new(child, Some(ours.into())))

@@ -10,6 +10,7 @@ use tokio::time::Sleep;
 
 use crate::connection::{BlockingConnection, Connection, Peer};
 use crate::endpoint::Endpoint;
+use crate::seeded;
 use crate::service::{Counted, SCARCITY_PAUSE, Service, Stage, Waiting, is_scarcity};
 use crate::sys::{net, process};
 
@@ -248,7 +249,7 @@ impl Listener {
                         return Ok(Some(Some(connection)));
                     }
                 }
-                Err(error) if is_scarcity(&error) => {
+                Err(error) if is_scarcity(&error) && !seeded::is("scarcity-is-drained") => {
                     self.pause_or_fail(error)?;
                     return Ok(None);
                 }

@@ -135,7 +135,9 @@ impl Sandbox {
     pub fn within(&self, mut command: Command) -> Invocation {
         for (name, _) in std::env::vars_os() {
             let ours = name.to_str().is_some_and(|name| {
-                name.starts_with("RMUX_BOOTSTRAP_") || name.starts_with("FIXTURE_")
+                // But for the mistake that is to be made on purpose.
+                name != "RMUX_BOOTSTRAP_SEEDED"
+                    && (name.starts_with("RMUX_BOOTSTRAP_") || name.starts_with("FIXTURE_"))
             });
             if ours {
                 command.env_remove(name);

@@ -8,7 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use crate::join::record::{Foreign, Phase, Record};
+use crate::join::phase::Phase;
+use crate::join::record::{Foreign, Record};
 use crate::sys::{process, wait};
 
 /// The process that a launch or a removal has to wait for.

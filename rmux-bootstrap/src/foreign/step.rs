@@ -5,7 +5,7 @@
 //! its public socket is tried. What can be kept is the rest: whoever starts listens on the control socket, everybody else
 //! waits there, and nothing is launched or removed while an earlier start may still come to answer.
 
-use crate::join::record::Phase;
+use crate::join::phase::Phase;
 
 /// What the driver has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::door;
 use super::frame::{Applicant, Assembler, Frame, Identity, Leave};
-use super::record::{Phase, Record};
+use super::phase::Phase;
+use super::record::Record;
 use super::room::Room;
 use super::start::{self, Cleared, Start};
 use super::step::{Event, Hold, Join, Op, Verdict};

@@ -7,7 +7,7 @@
 use std::io;
 
 use super::fields::{Reader, Writer};
-use super::record::Phase;
+use super::phase::Phase;
 use crate::skew::{Build, Wish};
 
 const MAGIC: &[u8; 4] = b"RMUX";

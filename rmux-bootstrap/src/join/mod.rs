@@ -4,6 +4,7 @@ pub(crate) mod door;
 pub(crate) mod driver;
 pub(crate) mod fields;
 pub(crate) mod frame;
+pub(crate) mod phase;
 pub(crate) mod record;
 pub(crate) mod room;
 pub(crate) mod start;

@@ -12,6 +12,7 @@ use std::process::ExitStatus;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::fields::{Reader, Writer};
+use super::phase::Phase;
 use crate::endpoint::fnv1a;
 use crate::error::StartupError;
 use crate::skew::Build;
@@ -20,44 +21,6 @@ use crate::sys::process;
 const SIZE: usize = 8192;
 /// The most that is kept of a log's tail, escapes not counted.
 const TAIL_MAX: usize = 4096;
-
-/// How far a daemon has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum Phase {
-    /// Never written, or not readable.
-    #[default]
-    Unknown,
-    Starting,
-    Ready,
-    Closing,
-    Exited,
-    /// Ended before it was ready.
-    Failed,
-}
-
-const PHASES: [(Phase, &str); 5] = [
-    (Phase::Starting, "starting"),
-    (Phase::Ready, "ready"),
-    (Phase::Closing, "closing"),
-    (Phase::Exited, "exited"),
-    (Phase::Failed, "failed"),
-];
-
-impl Phase {
-    pub(crate) fn named(name: &str) -> Self {
-        PHASES
-            .iter()
-            .find(|(_, known)| *known == name)
-            .map_or(Self::Unknown, |(phase, _)| *phase)
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        PHASES
-            .iter()
-            .find(|(phase, _)| *phase == self)
-            .map_or("unknown", |(_, name)| name)
-    }
-}
 
 /// What tells a foreign daemon's process from a later one with its pid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::record::{Foreign, Phase, Record, Tombstone, unix_ms};
+use super::phase::Phase;
+use super::record::{Foreign, Record, Tombstone, unix_ms};
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::hand_over::{self, Briefing};
 use crate::location::{self, Location};
 use crate::lock;
 use crate::log::Log;
+use crate::seeded;
 use crate::skew::Build;
 use crate::sys::net::{self, Reached};
 use crate::sys::process::{self, Watched};
@@ -261,6 +263,9 @@ impl Start {
 
 impl Drop for Start {
     fn drop(&mut self) {
+        if seeded::is("unlock-on-drop") {
+            self.unlock();
+        }
         if let Some(child) = self.child.take() {
             self.reaper
                 .take()

@@ -4,7 +4,8 @@
 //! file. Errors of the system and the deadline end a call from outside: whatever the state, letting go of the
 //! descriptors is always safe, because the lock and the listener live exactly as long as somebody holds them.
 
-use super::record::Phase;
+use super::phase::Phase;
+use crate::seeded;
 
 /// What the driver has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -213,7 +214,9 @@ impl Join {
             (Hold::Child, _) if never_ready => Op::AwaitChild,
             // It is or had been ready, and let this connection go: nothing failed, go again.
             (Hold::DeadChild | Hold::Child, _) => self.let_go(Op::Connect),
-            (_, Event::Record(Phase::Failed)) => Op::Finish(Verdict::Died),
+            (_, Event::Record(Phase::Failed)) if !seeded::is("relaunch-per-waiter") => {
+                Op::Finish(Verdict::Died)
+            }
             _ => Op::TryLock,
         }
     }
@@ -221,7 +224,9 @@ impl Join {
     /// A start that failed during this call is told, once, to everybody, and repeated by nobody.
     fn after_lock(&mut self, event: Event) -> Op {
         match event {
-            Event::Locked(Phase::Failed) | Event::LockBusy(Phase::Failed) => {
+            Event::Locked(Phase::Failed) | Event::LockBusy(Phase::Failed)
+                if !seeded::is("relaunch-per-waiter") =>
+            {
                 Op::Finish(Verdict::Died)
             }
             Event::Locked(_) if self.may_start => {

@@ -7,7 +7,8 @@ use super::request::{Asked, ask, lock_is_free};
 use crate::deadline::Deadline;
 use crate::error::StartupError;
 use crate::join::frame::{Frame, Report};
-use crate::join::record::{Phase, Record, Tombstone};
+use crate::join::phase::Phase;
+use crate::join::record::{Record, Tombstone};
 use crate::location::Location;
 use crate::lock;
 

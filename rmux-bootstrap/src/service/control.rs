@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{SCARCITY_PAUSE, Service, Stage, Waiting, is_scarcity};
 use crate::join::frame::{Applicant, Assembler, Frame, Leave};
-use crate::join::record::Phase;
+use crate::join::phase::Phase;
 use crate::skew::Fit;
 use crate::sys::net::{self, Credentials};
 use crate::sys::{process, wait};
