@@ -131,6 +131,13 @@ impl Listener {
                     }
                 },
             };
+            if self.service.stage() == Stage::Closing {
+                // Closed since the look at the stage: a build that this one does not suit is let in then, because it is
+                // not going to be served here.
+                self.service.admit(waiting);
+                cx.waker().wake_by_ref();
+                return Ok(None);
+            }
             let served = self.serve(waiting)?;
             if served.is_some() || self.scarcity.is_some() {
                 return Ok(served);

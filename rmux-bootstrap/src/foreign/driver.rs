@@ -449,11 +449,11 @@ impl<'a> Call<'a> {
             if child_is_another && !start.child_has_ended().unwrap_or(false) {
                 // Somebody else's daemon came first, and ours may still come. The record stays about ours, which keeps
                 // its share of the lock.
-                start.stop_listening(&self.location.control);
+                start.stop_listening(self.location);
                 return;
             }
             start.record_answer(pid, self.started && separate);
-            start.stop_listening(&self.location.control);
+            start.stop_listening(self.location);
             start.unlock();
             if let (true, None, Some(pid), true) = (self.started, start.child_pid(), pid, separate)
             {
@@ -482,7 +482,6 @@ impl<'a> Call<'a> {
     }
 
     fn record_failure(&mut self) {
-        let control = &self.location.control;
         if let Some(start) = &mut self.start {
             if let Some(error) = &self.launcher_error {
                 start.record_launcher_error(error);
@@ -490,7 +489,7 @@ impl<'a> Call<'a> {
                 self.record = start.record_failure();
             }
             // Not before it is written: this wakes whoever reads it.
-            start.stop_listening(control);
+            start.stop_listening(self.location);
             if self.launcher_error.is_none() {
                 // The child is dead. What it has started may still share the lock, which was not meant for it.
                 start.unlock();
@@ -584,7 +583,7 @@ impl<'a> Call<'a> {
             if is_open && self.flow.hold() != Hold::Nothing {
                 start.bound_launch(DEFAULT_STARTUP_DEADLINE);
             }
-            start.stop_listening(&self.location.control);
+            start.stop_listening(self.location);
         }
         self.earlier = None;
     }

@@ -193,7 +193,10 @@ impl<'a> Driver<'a> {
             }
             Op::AwaitRoom => return self.await_room(),
             Op::AwaitReady => return self.await_ready(),
-            Op::AwaitChild => return self.await_child(),
+            Op::AwaitChild => match self.await_child()? {
+                Turn::Wait => return Ok(self.await_pause()),
+                came @ Turn::Came(_) => return Ok(came),
+            },
             Op::AskToLeave => self.ask_to_leave(),
             Op::AwaitEnd => return Ok(self.await_end()),
             Op::ReadRecord => {
@@ -215,16 +218,7 @@ impl<'a> Driver<'a> {
                 Event::Done
             }
             Op::RecordFailure => self.record_failure(),
-            Op::Pause => {
-                // `woken` leaves zero where the pause has been waited for.
-                if self.pause.take() == Some(Duration::ZERO) {
-                    Event::Done
-                } else {
-                    self.pause = Some((PAUSE_FIRST * (1 << self.pauses.min(5))).min(PAUSE_LAST));
-                    self.pauses += 1;
-                    return Ok(Turn::Wait);
-                }
-            }
+            Op::Pause => return Ok(self.await_pause()),
             Op::Finish(_) => Event::Done,
         };
         Ok(Turn::Came(came))
@@ -383,6 +377,16 @@ impl<'a> Driver<'a> {
         }
     }
 
+    fn await_pause(&mut self) -> Turn {
+        // `woken` leaves zero where the pause has been waited for.
+        if self.pause.take() == Some(Duration::ZERO) {
+            return Turn::Came(Event::Done);
+        }
+        self.pause = Some((PAUSE_FIRST * (1 << self.pauses.min(5))).min(PAUSE_LAST));
+        self.pauses += 1;
+        Turn::Wait
+    }
+
     fn await_child(&mut self) -> Result<Turn, StartupError> {
         let socket = &self.plan.location.socket;
         match self
@@ -445,7 +449,7 @@ impl<'a> Driver<'a> {
     fn record_failure(&mut self) -> Event {
         if let Some(start) = &mut self.start {
             self.record = start.record_failure();
-            start.stop_listening(&self.plan.location.control);
+            start.stop_listening(self.plan.location);
         }
         Event::Done
     }

@@ -167,11 +167,13 @@ impl Start {
         self.listener.is_some()
     }
 
-    /// Takes the control socket away: whoever waits there wakes up. While the lock is held, the name is ours.
-    pub(crate) fn stop_listening(&mut self, control: &Path) {
-        if self.listener.is_some() {
-            let _ = std::fs::remove_file(control);
-            self.listener = None;
+    /// Takes the control socket away: whoever waits there wakes up. Its name is left where it may be somebody else's by
+    /// now, because the lock's was taken away; the next starter clears up.
+    pub(crate) fn stop_listening(&mut self, location: &Location) {
+        if self.listener.take().is_some()
+            && self.is_still_named(location).is_ok_and(|is_named| is_named)
+        {
+            let _ = std::fs::remove_file(&location.control);
         }
     }
 

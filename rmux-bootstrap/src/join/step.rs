@@ -16,7 +16,8 @@ pub(crate) enum Op {
     AwaitRoom,
     /// Wait for READY, the end of the connection, or the death of the child.
     AwaitReady,
-    /// Our own daemon closed our connection: wait for the child's end.
+    /// Our own daemon closed our connection: wait for the child's end, and with a pause for another connection, because
+    /// it lives on where only its socket was taken away.
     AwaitChild,
     /// The daemon is an older build: ask it to leave, on this connection.
     AskToLeave,
@@ -162,6 +163,7 @@ impl Join {
     pub(crate) fn step(&mut self, event: Event) {
         self.due = match self.due {
             Op::Connect | Op::AwaitRoom => self.after_connect(event),
+            Op::AwaitChild if event == Event::Done => Op::Connect,
             Op::AwaitReady | Op::AwaitChild => self.after_wait(event),
             Op::ReadRecord => self.after_record(event),
             Op::TryLock => self.after_lock(event),
@@ -182,6 +184,9 @@ impl Join {
 
     fn after_connect(&mut self, event: Event) -> Op {
         match event {
+            Event::Connected if self.hold == Hold::Child => Op::AwaitReady,
+            Event::Full if self.hold == Hold::Child => Op::AwaitRoom,
+            _ if self.hold == Hold::Child => Op::AwaitChild,
             // Under the lock: somebody lives here without it (its file was removed), or is just leaving. Join that one, do
             // not start a second.
             Event::Connected => self.let_go(Op::AwaitReady),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{Public, Service, Stage, control, inode_of, remove_if};
 use crate::lock;
-use crate::sys::fs::Inode;
+use crate::sys::fs::{Inode, Kind};
 use crate::sys::watch::Watch;
 use crate::sys::{fs, net, process, readiness};
 use tokio::io::unix::AsyncFd;
@@ -36,7 +36,7 @@ pub(super) async fn watch_over(service: Arc<Service>) {
         if !service.look_after() {
             return;
         }
-        let pause = if is_watched {
+        let pause = if is_watched && service.has_its_names() {
             LOOK
         } else {
             LOOK_WITHOUT_EVENTS
@@ -80,13 +80,29 @@ impl Service {
             return false;
         }
         // Where the place is taken, or the directory cannot be written to, the next look tries again.
-        if is_free(&self.briefing.control) {
-            let _ = self.listen_again();
+        let mut is_complete = true;
+        let control = self.state().control_inode;
+        if make_free(&self.briefing.control, control) {
+            is_complete &= self.listen_again().is_ok();
         }
-        if self.publishes() && is_free(&self.briefing.socket) {
-            let _ = self.publish_again();
+        if let Some(public) = self.public().filter(|public| !public.is_passed)
+            && make_free(&self.briefing.socket, public.inode)
+        {
+            is_complete &= self.publish_again().is_ok();
+        }
+        if !is_complete && self.has_lost_its_lock() {
+            self.leave_unfound();
+            return false;
         }
         true
+    }
+
+    /// Whether the sockets that have our names are ours. The end of somebody else's, who is in their place, tells nobody.
+    fn has_its_names(&self) -> bool {
+        let control = self.state().control_inode;
+        let public = self.public().filter(|public| !public.is_passed);
+        inode_of(&self.briefing.control) == control
+            && public.is_none_or(|public| inode_of(&self.briefing.socket) == public.inode)
     }
 
     /// Whether the public socket's name is ours to look after.
@@ -104,9 +120,13 @@ impl Service {
 
     /// Nobody can find this daemon any more, and somebody else may hold the lock that counts.
     fn leave_unfound(&self) {
-        if self.stage() == Stage::Starting {
-            // Nobody is served yet, and nothing says when `main` will look at its listener.
-            process::terminate_self();
+        {
+            // Whoever becomes ready holds this from the public socket's first moment until the stage says so.
+            let _state = self.state();
+            if self.stage() == Stage::Starting {
+                // Nobody is served yet, and nothing says when `main` will look at its listener.
+                process::terminate_self();
+            }
         }
         self.close("its lock file was removed or replaced");
     }
@@ -117,7 +137,6 @@ impl Service {
         let inode = inode_of(path);
         if self.has_lost_its_lock() {
             remove_if(path, inode);
-            self.leave_unfound();
             return Err(std::io::ErrorKind::NotFound.into());
         }
         Ok((readiness::listener(listener)?, inode))
@@ -143,13 +162,13 @@ impl Service {
     }
 
     fn publish_again(&self) -> std::io::Result<()> {
-        let (listener, inode) = self.bind_again(&self.briefing.socket)?;
-        let listener = Arc::new(listener);
+        // Held from the socket's first moment: whoever closes the daemon finds it, and serves who has come to it.
         let mut state = self.state();
         if self.stage() != Stage::Ready {
-            remove_if(&self.briefing.socket, inode);
             return Ok(());
         }
+        let (listener, inode) = self.bind_again(&self.briefing.socket)?;
+        let listener = Arc::new(listener);
         if let Some(old) = state.public.replace(Public {
             listener,
             inode,
@@ -166,6 +185,14 @@ impl Service {
     }
 }
 
-fn is_free(path: &Path) -> bool {
-    fs::look(path).is_ok_and(|found| found.is_none())
+/// Whether a name of ours can be taken. A socket that nobody holds is removed: a starter whose lock was taken away may have
+/// left it, and everybody who comes would find nobody there. Whatever else stands there is left alone.
+fn make_free(path: &Path, ours: Option<Inode>) -> bool {
+    match fs::look(path) {
+        Ok(None) => true,
+        Ok(Some(found)) if Some(found.inode) != ours && found.kind == Kind::Socket => {
+            net::is_held(path).is_ok_and(|is_held| !is_held) && std::fs::remove_file(path).is_ok()
+        }
+        _ => false,
+    }
 }

@@ -164,15 +164,14 @@ impl Service {
 
     /// Leaves because it was asked to. The end of `stream` will tell whoever asked that this process has ended.
     fn leave(&self, stream: UnixStream, leave: &Leave) {
-        let is_new = {
+        {
             let mut state = self.state();
             // Whoever does not wait any more needs no farewell.
             state
                 .farewells
                 .retain(|waits| !wait::has_hung_up(waits.as_fd()).unwrap_or(true));
             state.farewells.push(stream);
-            let is_new = state.record.phase == Phase::Starting;
-            if is_new {
+            if state.record.phase == Phase::Starting {
                 // Where it is replaced, this start has not failed: whoever waits for it goes on to the next daemon.
                 let phase = if leave.is_replaced {
                     Phase::Exited
@@ -180,12 +179,10 @@ impl Service {
                     Phase::Starting
                 };
                 self.write_phase(&mut state, phase, &leave.reason);
+                // Nobody is served yet, and nothing says when `main` will look at its listener. While the state is held,
+                // it cannot become ready either.
+                process::terminate_self();
             }
-            is_new
-        };
-        if is_new {
-            // Nobody is served yet, and nothing says when `main` will look at its listener.
-            process::terminate_self();
         }
         self.close(&leave.reason);
     }

@@ -531,7 +531,8 @@ impl Service {
         let _ = stage.wait_for(|stage| *stage == Stage::Closing).await;
     }
 
-    fn admit(&self, waiting: Waiting) {
+    /// A caller waits for READY, or for our end.
+    pub(crate) fn admit(&self, waiting: Waiting) {
         let mut state = self.state();
         if let Some(progress) = &state.progress {
             waiting.tell(progress);

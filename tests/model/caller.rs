@@ -1,0 +1,429 @@
+//! A caller: the operations of [`Join`] carried out on the model's kernel.
+
+use crate::daemon::{self, Daemon};
+use crate::kernel::{Line, Name};
+use crate::phase::Phase;
+use crate::step::{Event, Hold, Join, Op, Verdict};
+use crate::world::{Record, World};
+
+/// Where a caller stands within the operation that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum At {
+    Start,
+    Resolved(usize),
+    /// Nobody was there at the first look: what is history by now?
+    History,
+    Opened(usize),
+    Locked(usize),
+    /// The first name is free.
+    Second,
+    /// A dead socket is found at this name.
+    Stale(Name),
+    Bound(usize),
+    Listening,
+    Written,
+    Closed,
+    Unlinking,
+    Over(Outcome),
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    Verdict(Verdict),
+    /// An operation failed: a typed error.
+    Error,
+    Killed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Caller {
+    join: Join,
+    at: At,
+    /// What the daemon says first.
+    said: Option<Event>,
+    pub(crate) lock: Option<usize>,
+    listener: Option<usize>,
+    pub(crate) child: Option<usize>,
+    /// As the driver's: the last generation whose failure is none of this call's.
+    history: Option<u8>,
+    pub(crate) version: u8,
+}
+
+impl Caller {
+    pub(crate) fn new(version: u8) -> Self {
+        Self {
+            join: Join::new(true),
+            at: At::Start,
+            said: None,
+            lock: None,
+            listener: None,
+            child: None,
+            history: None,
+            version,
+        }
+    }
+
+    pub(crate) fn is_under_way(&self) -> bool {
+        !matches!(self.at, At::Over(_))
+    }
+
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        match self.at {
+            At::Over(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// As `Record::phase_after`.
+    fn phase(&self, seen: Record) -> Phase {
+        match seen.phase {
+            Phase::Failed
+                if self
+                    .history
+                    .is_some_and(|history| seen.generation <= history) =>
+            {
+                Phase::Exited
+            }
+            phase => phase,
+        }
+    }
+
+    pub(crate) fn hears(&mut self, event: Event) {
+        self.said = Some(event);
+    }
+}
+
+fn child_is_dead(world: &World, caller: &Caller) -> bool {
+    caller
+        .child
+        .is_some_and(|child| world.daemons[child].as_ref().is_none_or(Daemon::is_dead))
+}
+
+pub(crate) fn can_go_on(world: &World, index: usize, caller: &Caller) -> bool {
+    let has_ended = world.line(index) == Line::Ended;
+    match (caller.at, caller.join.op()) {
+        (At::Over(_), _) => false,
+        (_, Op::AwaitReady) => caller.said.is_some() || has_ended || child_is_dead(world, caller),
+        (_, Op::AwaitEnd) => has_ended,
+        _ => true,
+    }
+}
+
+pub(crate) fn kill(world: &mut World, index: usize) {
+    let_go(world, index);
+    over(world, index, Outcome::Killed);
+}
+
+fn over(world: &mut World, index: usize, outcome: Outcome) {
+    world.kernel.hang_up(index);
+    let caller = &mut world.callers[index];
+    *caller = Caller {
+        at: At::Over(outcome),
+        ..Caller::new(caller.version)
+    };
+}
+
+/// What `Start`'s end does: its descriptors are closed.
+fn let_go(world: &mut World, index: usize) {
+    if crate::seeded::is("unlock-on-drop")
+        && let Some(lock) = world.callers[index].lock
+    {
+        world.kernel.unlock(lock);
+    }
+    close_lock(world, index);
+    close_listener(world, index);
+    world.callers[index].child = None;
+}
+
+fn close_lock(world: &mut World, index: usize) {
+    let opened = match world.callers[index].at {
+        At::Opened(inode) | At::Locked(inode) => Some(inode),
+        _ => None,
+    };
+    let held = world.callers[index].lock.take();
+    for inode in opened.into_iter().chain(held) {
+        world.kernel.close_lock(index, inode);
+    }
+}
+
+fn close_listener(world: &mut World, index: usize) {
+    if let Some(listener) = world.callers[index].listener.take() {
+        world.kernel.close_listener(index, listener);
+    }
+}
+
+pub(crate) fn go_on(world: &mut World, index: usize) {
+    match perform(world, index) {
+        Ok(Some(event)) => {
+            let caller = &mut world.callers[index];
+            caller.join.step(event);
+            if caller.join.op() == Op::Pause {
+                // Nobody else sees it.
+                caller.join.step(Event::Done);
+            }
+            caller.at = At::Start;
+            if caller.join.hold() == Hold::Nothing {
+                let_go(world, index);
+            }
+            if let Op::Finish(verdict) = world.callers[index].join.op() {
+                let_go(world, index);
+                over(world, index, Outcome::Verdict(verdict));
+            }
+        }
+        Ok(None) => {}
+        Err(()) => {
+            let_go(world, index);
+            over(world, index, Outcome::Error);
+        }
+    }
+}
+
+/// One step of the operation that is due; `None` while it is not done, an error where a call of the system fails.
+fn perform(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
+    let caller = &world.callers[index];
+    let at = caller.at;
+    Ok(match (caller.join.op(), at) {
+        (Op::Connect, _) => return Ok(connect(world, index)),
+        (Op::AwaitReady, _) => await_ready(world, index),
+        (Op::AwaitChild, _) if child_is_dead(world, caller) => Some(Event::ChildEnded),
+        (Op::AskToLeave, _) => {
+            if let Line::Taken(process) = world.line(index) {
+                daemon::asked_to_leave(world, process);
+            }
+            Some(Event::Done)
+        }
+        (Op::AwaitEnd, _) => {
+            world.kernel.hang_up(index);
+            Some(Event::Gone)
+        }
+        (Op::ReadRecord, _) => {
+            let seen = read_record(world);
+            Some(Event::Record(world.callers[index].phase(seen)))
+        }
+        (Op::TryLock, _) => try_lock(world, index),
+        (Op::ClearStale, _) => clear_stale(world, index),
+        (Op::RecordStart, _) => {
+            record_start(world, index);
+            Some(Event::Done)
+        }
+        (Op::Listen, _) => return listen(world, index),
+        (Op::Spawn, _) => {
+            spawn(world, index);
+            Some(Event::Done)
+        }
+        (Op::RecordFailure, At::Start) => {
+            if let Some(lock) = caller.lock {
+                world.kernel.lock_mut(lock).record.phase = Phase::Failed;
+            }
+            world.callers[index].at = At::Written;
+            None
+        }
+        (Op::RecordFailure, At::Written) => {
+            close_listener(world, index);
+            world.callers[index].at = At::Closed;
+            None
+        }
+        // While the lock has its name, the control socket's name is ours.
+        (Op::RecordFailure, At::Closed) if holds_the_lock(world, index) => {
+            world.callers[index].at = At::Unlinking;
+            None
+        }
+        (Op::RecordFailure, At::Unlinking) => {
+            unlink(world, index, Name::Control);
+            Some(Event::Done)
+        }
+        // The queue is never full here.
+        (Op::AwaitChild | Op::RecordFailure | Op::AwaitRoom | Op::Pause | Op::Finish(_), _) => {
+            Some(Event::Done)
+        }
+    })
+}
+
+/// The lock that this caller holds still has its name: what it does with the others is nobody else's business.
+fn holds_the_lock(world: &World, index: usize) -> bool {
+    let held = world.callers[index].lock;
+    held.is_some() && world.kernel.lock_name == held
+}
+
+/// Removes a name that was found to be this caller's, or dead, a moment ago. If the lock was taken away in that moment, it
+/// may be a live one by now: no system can compare and remove in one step. Its daemon publishes it again.
+fn unlink(world: &mut World, index: usize, name: Name) {
+    if holds_the_lock(world, index) {
+        world.unlink(name);
+    } else {
+        world.kernel.unlink(name);
+    }
+}
+
+fn read_record(world: &World) -> Record {
+    world
+        .kernel
+        .lock_name
+        .map(|inode| world.kernel.lock(inode).record)
+        .unwrap_or_default()
+}
+
+fn connect(world: &mut World, index: usize) -> Option<Event> {
+    match world.callers[index].at {
+        At::Start => {
+            world.kernel.hang_up(index);
+            world.callers[index].said = None;
+            if let Some(inode) = world.kernel.resolve(index, Name::Control) {
+                world.callers[index].at = At::Resolved(inode);
+                return None;
+            }
+        }
+        At::Resolved(inode) => {
+            if world.kernel.connect(index, inode) {
+                // Where it met a daemon first, no failure is history.
+                world.callers[index].history.get_or_insert(0);
+                return Some(Event::Connected);
+            }
+        }
+        _ => {
+            let found = read_record(world);
+            let is_starting = found.phase == Phase::Starting && found.generation > 0;
+            world.callers[index].history = Some(found.generation - u8::from(is_starting));
+            return Some(Event::Nobody);
+        }
+    }
+    if world.callers[index].history.is_some() {
+        return Some(Event::Nobody);
+    }
+    world.callers[index].at = At::History;
+    None
+}
+
+fn await_ready(world: &mut World, index: usize) -> Option<Event> {
+    if let Some(event) = world.callers[index].said.take() {
+        return Some(event);
+    }
+    if world.line(index) == Line::Ended {
+        return Some(Event::Gone);
+    }
+    child_is_dead(world, &world.callers[index]).then_some(Event::ChildEnded)
+}
+
+fn try_lock(world: &mut World, index: usize) -> Option<Event> {
+    let inode = match world.callers[index].at {
+        At::Opened(inode) => {
+            if world.kernel.try_lock(index, inode) {
+                world.callers[index].at = At::Locked(inode);
+                return None;
+            }
+            let seen = world.kernel.lock(inode).record;
+            close_lock(world, index);
+            return Some(Event::LockBusy(world.callers[index].phase(seen)));
+        }
+        At::Locked(inode) => inode,
+        _ => {
+            let inode = world.kernel.open_lock(index);
+            world.callers[index].at = At::Opened(inode);
+            return None;
+        }
+    };
+    if !world.has_lost(Some(inode)) {
+        let seen = world.kernel.lock(inode).record;
+        let caller = &mut world.callers[index];
+        caller.lock = Some(inode);
+        return Some(Event::Locked(caller.phase(seen)));
+    }
+    close_lock(world, index);
+    world.callers[index].at = At::Start;
+    None
+}
+
+/// The public name first, then the control socket's.
+fn clear_stale(world: &mut World, index: usize) -> Option<Event> {
+    let at = world.callers[index].at;
+    let name = match at {
+        At::Stale(name) => {
+            unlink(world, index, name);
+            name
+        }
+        At::Start | At::Second => {
+            let name = if at == At::Start {
+                Name::Public
+            } else {
+                Name::Control
+            };
+            if let Some(inode) = world.kernel.name(name) {
+                if world.kernel.listener(inode).is_live() {
+                    return Some(Event::Occupied);
+                }
+                world.callers[index].at = At::Stale(name);
+                return None;
+            }
+            name
+        }
+        _ => return Some(Event::Done),
+    };
+    if name == Name::Control {
+        return Some(Event::Done);
+    }
+    world.callers[index].at = At::Second;
+    None
+}
+
+fn record_start(world: &mut World, index: usize) {
+    let caller = &world.callers[index];
+    let (Some(lock), history) = (caller.lock, caller.history) else {
+        return;
+    };
+    let record = &mut world.kernel.lock_mut(lock).record;
+    let repeats = record.phase == Phase::Failed && history.is_some_and(|h| record.generation > h);
+    *record = Record {
+        phase: Phase::Starting,
+        generation: record.generation + 1,
+    };
+    if repeats {
+        world.break_off("a start that failed while the caller waited was repeated");
+    }
+}
+
+fn listen(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
+    match world.callers[index].at {
+        At::Start => {
+            let inode = world.kernel.bind(index, Name::Control).ok_or(())?;
+            world.callers[index].listener = Some(inode);
+            world.callers[index].at = At::Bound(inode);
+            Ok(None)
+        }
+        At::Bound(inode) => {
+            world.kernel.listen(inode);
+            world.callers[index].at = At::Listening;
+            Ok(None)
+        }
+        At::Resolved(inode) => {
+            if world.kernel.connect(index, inode) {
+                Ok(Some(Event::Done))
+            } else {
+                Err(())
+            }
+        }
+        _ => {
+            let inode = world.kernel.resolve(index, Name::Control).ok_or(())?;
+            world.callers[index].at = At::Resolved(inode);
+            Ok(None)
+        }
+    }
+}
+
+fn spawn(world: &mut World, index: usize) {
+    let caller = &world.callers[index];
+    let (Some(lock), Some(listener)) = (caller.lock, caller.listener) else {
+        return;
+    };
+    let daemon = Daemon::new(lock, listener, caller.version);
+    let free = world.daemons.iter().position(Option::is_none);
+    let slot = free.unwrap_or(world.daemons.len());
+    if free.is_none() {
+        world.daemons.push(None);
+    }
+    world.daemons[slot] = Some(daemon);
+    world.callers[index].child = Some(slot);
+    let process = world.process(slot);
+    world.kernel.share_lock(index, process, lock);
+    world.kernel.share_listener(process, listener);
+}
