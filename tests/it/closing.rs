@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rmux_bootstrap_tests::{PATIENCE, Sandbox, eventually, exchange, full, process};
 use rustix::fs::{Mode, OFlags, open};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use crate::sandbox;
 
@@ -138,4 +138,55 @@ fn join_until(sandbox: &Sandbox, done: &AtomicBool, count: &AtomicUsize) {
         sandbox.call(&["pid"]).deadline(PATIENT).run().pid();
         count.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Callers are queued at the public socket of a daemon that stands still, and SIGTERM waits for it.
+fn queue_and_terminate(sandbox: &Sandbox, daemon: u32) -> Vec<UnixStream> {
+    assert!(sandbox.signal(daemon, Signal::STOP));
+    eventually("it is stopped", || process::state(daemon) == Some('T'));
+    let queued = (0..3)
+        .map(|_| UnixStream::connect(sandbox.socket()).expect("queue"))
+        .collect();
+    assert!(sandbox.signal(daemon, Signal::TERM));
+    queued
+}
+
+#[test]
+fn a_lack_of_descriptors_is_not_the_end_of_the_queue() {
+    let sandbox = sandbox();
+    let (daemon, _) = sandbox.pid();
+    let queued = queue_and_terminate(&sandbox, daemon);
+    let pid = Pid::from_raw(daemon.try_into().expect("a pid")).expect("a pid");
+    let usual = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(3),
+        ..usual
+    };
+    prlimit(Some(pid), Resource::Nofile, none).expect("take its descriptors away");
+    assert!(sandbox.signal(daemon, Signal::CONT));
+    eventually("it refuses newcomers", || !sandbox.socket().exists());
+    // Nothing tells that it has tried to accept. Whenever it has, all of them are served; a daemon that gives up at once has
+    // ended by the end of this pause.
+    thread::sleep(Duration::from_millis(100));
+    prlimit(Some(pid), Resource::Nofile, usual).expect("give them back");
+    for stream in queued {
+        let answer = exchange(&stream, "pid").expect("an answer");
+        assert_eq!(answer, daemon.to_string());
+    }
+}
+
+#[test]
+fn a_daemon_that_leaves_takes_nobody_elses_socket_away() {
+    let sandbox = sandbox();
+    let (daemon, _) = sandbox.pid();
+    let queued = queue_and_terminate(&sandbox, daemon);
+    std::fs::remove_file(sandbox.socket()).expect("remove the daemon's socket");
+    let other = std::os::unix::net::UnixListener::bind(sandbox.socket()).expect("take its place");
+    assert!(sandbox.signal(daemon, Signal::CONT));
+    for stream in queued {
+        exchange(&stream, "pid").expect("an answer");
+    }
+    eventually("it has left", || !process::is_running(daemon));
+    UnixStream::connect(sandbox.socket()).expect("the other one is still there");
+    other.accept().expect("and reached");
 }

@@ -217,8 +217,12 @@ fn a_daemon_without_its_control_socket_is_stopped_all_the_same() {
 fn whoever_only_has_the_pid_in_the_record_is_not_signalled() {
     let sandbox = sandbox();
     sandbox.kill(daemon(&sandbox));
-    // The record names a stranger: this process, which holds no lock; somebody else does.
-    let bystander = std::process::id();
+    // The record names a stranger, who holds no lock; somebody else does.
+    let mut stranger = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .expect("sleep");
+    let bystander = stranger.id();
     let record = fs::read(sandbox.lock()).expect("read the record");
     let text = String::from_utf8_lossy(&record).into_owned();
     let body = text.split_once('\n').expect("a checksum line").1;
@@ -236,6 +240,7 @@ fn whoever_only_has_the_pid_in_the_record_is_not_signalled() {
         forged.push('\n');
     }
     let hash = forged
+        .trim_end_matches('\n')
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
@@ -251,7 +256,16 @@ fn whoever_only_has_the_pid_in_the_record_is_not_signalled() {
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("lock");
     drop(held);
     let answer = sandbox.call(&["stop"]).run();
-    answer.assert_error_tells(&["DaemonBusy", "not certain which process"]);
+    let is_spared = stranger.try_wait().expect("a child").is_none();
+    stranger.kill().expect("kill our own child");
+    stranger.wait().expect("reap it");
+    assert!(is_spared, "whom the record names: {}", answer.stderr);
+    // The forged record was read, or this would prove nothing.
+    answer.assert_error_tells(&[
+        "DaemonBusy",
+        "not certain which process",
+        &bystander.to_string(),
+    ]);
     assert!(
         holder.try_wait().expect("a child").is_none(),
         "nor its holder"

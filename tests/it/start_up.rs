@@ -1,5 +1,6 @@
 //! A daemon that dies, dawdles or hangs before it is ready, and what its callers are told.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -191,4 +192,48 @@ fn a_full_queue_means_busy_and_never_stale() {
     });
     assert_eq!(waiting.pid(), (pid, false));
     assert_eq!(sandbox.starts(), [pid]);
+}
+
+#[test]
+fn the_public_socket_is_not_there_before_the_daemon_is_ready() {
+    let sandbox = sandbox();
+    let caller = sandbox.call(&["pid"]).init("gate").start();
+    eventually("the daemon starts", || !sandbox.daemons().is_empty());
+    eventually("it is called what it is", || {
+        sandbox.call(&["status"]).run().stdout.contains("Starting")
+    });
+    assert!(!sandbox.socket().exists());
+    sandbox.open_gate();
+    assert!(caller.finish().status.success());
+    assert!(sandbox.socket().exists());
+}
+
+#[test]
+fn a_wall_clock_that_runs_away_ends_no_call() {
+    let libraries = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+    ];
+    let Some(library) = libraries.iter().find(|path| Path::new(path).exists()) else {
+        println!("skipped: no libfaketime");
+        return;
+    };
+    let sandbox = sandbox();
+    // The time of day runs so fast that the deadline is over at once by it; by the monotonic clock there is plenty left.
+    let answer = sandbox
+        .call(&["pid"])
+        .init("slow:500")
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("FAKETIME", "+0 x1000")
+        .run();
+    assert!(answer.status.success(), "{answer:#?}");
+    // Nor does a daemon that seems to be of next year keep anybody away.
+    let answer = sandbox
+        .call(&["pid"])
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("FAKETIME", "-365d")
+        .run();
+    assert!(answer.status.success(), "{answer:#?}");
 }

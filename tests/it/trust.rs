@@ -150,6 +150,21 @@ fn another_user_is_closed_without_an_answer_even_where_the_files_let_him_in() {
     assert_eq!(sandbox.starts(), [pid]);
 }
 
+#[test]
+fn whoever_is_nobody_in_particular_is_not_trusted() {
+    let sandbox = sandbox();
+    let mut command = Command::new("unshare");
+    command.arg("-U").arg(sandbox.fixture()).arg("pid");
+    let answer = sandbox.within(command).run();
+    if answer.stderr.contains("unshare") {
+        println!("skipped: no user namespaces");
+        return;
+    }
+    // Without a mapping we are the overflow uid, and so is every stranger.
+    answer.assert_error_tells(&["65534"]);
+    assert_eq!(sandbox.daemons(), [0_u32; 0]);
+}
+
 /// Opens a sandbox as far as modes go, and puts a copy of the fixture where everybody can run it; `None` where this
 /// machine cannot be a stranger.
 fn open_to_the_stranger(sandbox: &Sandbox) -> Option<std::path::PathBuf> {
