@@ -37,7 +37,9 @@ fn main() -> ExitCode {
     let _ = rustix::process::setrlimit(Resource::Core, none);
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    if let (["__rmux-daemon", ..], Some(options)) = (&arguments[..], std::env::var_os("FIXTURE_TRACE")) {
+    if let (["__rmux-daemon", ..], Some(options)) =
+        (&arguments[..], std::env::var_os("FIXTURE_TRACE"))
+    {
         return report(under_strace(&options, &arguments));
     }
     match arguments[..] {

@@ -33,15 +33,24 @@ fn race() -> Result<Passed, String> {
     };
     let racers: Vec<_> = (0..RACERS).map(|_| racer()).collect();
     let answers: Vec<_> = racers.into_iter().map(Running::finish).collect();
-    let told: Vec<_> = answers.iter().map(rmux_bootstrap_tests::Answer::pid).collect();
+    let told: Vec<_> = answers
+        .iter()
+        .map(rmux_bootstrap_tests::Answer::pid)
+        .collect();
     let pids: BTreeSet<_> = told.iter().map(|&(pid, _)| pid).collect();
     let owners = told.iter().filter(|&&(_, owner)| owner).count();
     let starts = sandbox.starts();
     if pids.len() != 1 || owners != 1 || starts.len() != 1 || !sandbox.noted("doubles").is_empty() {
-        return Err(format!("served by {pids:?}, {owners} owners, started: {starts:?}"));
+        return Err(format!(
+            "served by {pids:?}, {owners} owners, started: {starts:?}"
+        ));
     }
     Ok(Passed {
-        took: answers.iter().map(|answer| answer.took).max().unwrap_or_default(),
+        took: answers
+            .iter()
+            .map(|answer| answer.took)
+            .max()
+            .unwrap_or_default(),
         ..Passed::default()
     })
 }

@@ -1,6 +1,8 @@
 //! One run with faults in it, and what must hold afterwards: the ground of both sweeps.
 
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rmux_bootstrap_tests::{Answer, PATIENCE, Sandbox, process};
@@ -13,6 +15,10 @@ use crate::suite::{self, Passed};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 /// The budget of a call that meets somebody who is stopped: it is going to use all of it.
 const BRIEF: Duration = Duration::from_millis(300);
+/// From then on until the one who is stopped goes on: the second call has to have its error by itself.
+const AFTER: Duration = Duration::from_millis(150);
+/// The budget of `stop`: a second for an answer, the grace, SIGTERM and the grace again, SIGKILL.
+const STOPPING: Duration = Duration::from_secs(8);
 /// For a process's start and end, and for strace, which stops it twice at each traced call; over the 50 ms that the
 /// invariant allows. A clean traced call takes some 15 to 40 ms, several times that on a busy machine.
 pub(crate) const SLACK: Duration = Duration::from_millis(250);
@@ -47,7 +53,10 @@ pub(crate) fn play(
                 .env("FIXTURE_TRACE", options)
                 .env("FIXTURE_WITNESS", "1")
                 .run();
-            vec![first, sandbox.call(&["stop"]).deadline(deadline).run()]
+            let stopped = sandbox.call(&["stop"]).run();
+            in_time(&stopped, STOPPING)?;
+            typed(&stopped)?;
+            vec![first]
         }
         Role::Waiter => {
             let starter = sandbox
@@ -102,24 +111,35 @@ pub(crate) fn play_stopped(sandbox: &Sandbox, fault: &Fault) -> Result<Passed, S
     }
     let missed = !fault.happened(&trace);
     let second = sandbox.call(&["pid"]).env("FIXTURE_WITNESS", "1");
-    let second = second.deadline(BRIEF).run();
-    in_time(&second, BRIEF)?;
-    typed(&second)?;
-    // What strace reports as stopped may not be so yet; so this is said until it has been heard.
-    let begun = Instant::now();
-    while !first.has_ended() && begun.elapsed() < PATIENCE {
-        wake(sandbox);
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    typed(&first.finish())?;
-    if let Some(starter) = starter {
-        typed(&starter.finish())?;
-    }
-    aftermath(sandbox, false)?;
-    Ok(Passed {
-        took: second.took.saturating_sub(BRIEF),
-        missed,
-        note: None,
+    let second = second.deadline(BRIEF).start();
+    // A daemon that stops after READY owes no answer to what its client asks then, and that client asks for ever. So he
+    // goes on as soon as the budget of the second call is over, and is woken whenever he comes to his point later.
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(BRIEF + AFTER);
+            while !is_over.load(Ordering::Relaxed) {
+                wake(sandbox);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let second = second.finish();
+            in_time(&second, BRIEF + AFTER)?;
+            typed(&second)?;
+            typed(&first.finish())?;
+            if let Some(starter) = starter {
+                typed(&starter.finish())?;
+            }
+            aftermath(sandbox, false)?;
+            Ok(Passed {
+                took: second.took,
+                missed,
+                note: None,
+            })
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 
@@ -152,12 +172,18 @@ pub(crate) fn aftermath(sandbox: &Sandbox, persists: bool) -> Result<(), String>
     }
     let stopped = sandbox.call(&["stop"]).run();
     if !stopped.status.success() {
-        return Err(format!("I8: the daemon could not be stopped: {}", stopped.stderr));
+        return Err(format!(
+            "I8: the daemon could not be stopped: {}",
+            stopped.stderr
+        ));
     }
     eventually("no process is left", || sandbox.processes().is_empty())?;
     let doubles = sandbox.noted("doubles");
     if !doubles.is_empty() {
-        return Err(format!("I1: two daemons at once: {doubles:?} of {:?}", sandbox.starts()));
+        return Err(format!(
+            "I1: two daemons at once: {doubles:?} of {:?}",
+            sandbox.starts()
+        ));
     }
     let entries = std::fs::read_dir(sandbox.endpoint()).map_err(|error| error.to_string())?;
     for entry in entries.flatten() {
@@ -224,7 +250,10 @@ const VARIANTS: [&str; 15] = [
 pub(crate) fn in_time(answer: &Answer, deadline: Duration) -> Result<(), String> {
     let limit = deadline + Duration::from_millis(50) + SLACK;
     if answer.took > limit {
-        return Err(format!("I2: took {:?} with a deadline of {deadline:?}: {answer:?}", answer.took));
+        return Err(format!(
+            "I2: took {:?} with a deadline of {deadline:?}: {answer:?}",
+            answer.took
+        ));
     }
     Ok(())
 }

@@ -97,7 +97,11 @@ pub(crate) fn sweep<P: std::fmt::Display + Sync>(
             outcome.points += 1;
             if outcome.points.is_multiple_of(100) {
                 let bad = outcome.violations.len();
-                eprintln!("{suite}: {} of {}, {bad} violations", outcome.points, points.len());
+                eprintln!(
+                    "{suite}: {} of {}, {bad} violations",
+                    outcome.points,
+                    points.len()
+                );
             }
             match result {
                 Ok(passed) => {
@@ -122,9 +126,13 @@ pub(crate) fn sweep<P: std::fmt::Display + Sync>(
         scope.spawn(work);
         scope.spawn(work);
     });
-    let (mut outcome, missed) = results.into_inner().unwrap_or_else(|poison| poison.into_inner());
+    let (mut outcome, missed) = results
+        .into_inner()
+        .unwrap_or_else(|poison| poison.into_inner());
     if missed > 0 {
-        outcome.notes.push(format!("{missed} points were not reached in their run"));
+        outcome
+            .notes
+            .push(format!("{missed} points were not reached in their run"));
     }
     outcome
 }
