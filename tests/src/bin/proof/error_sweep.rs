@@ -18,7 +18,7 @@ const ERRNOS: [&str; 8] = [
 
 /// Calls that do not fail, or that nobody can react to: the ends, the allocator's, the runtime's wake-ups (`write` to an
 /// eventfd) and what a program prints (`write`, too): with that failing, nothing can be told.
-const INFALLIBLE: [&str; 26] = [
+const INFALLIBLE: [&str; 27] = [
     "brk",
     "close",
     "exit",
@@ -44,6 +44,7 @@ const INFALLIBLE: [&str; 26] = [
     "rt_sigreturn",
     "sched_getaffinity",
     "sigaltstack",
+    "umask",
     "write",
 ];
 
