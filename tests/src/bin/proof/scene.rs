@@ -38,7 +38,7 @@ pub(crate) fn play(
     options: &str,
     deadline: Duration,
 ) -> Result<Vec<Answer>, String> {
-    let traced = || {
+    let call_traced = || {
         let command = fault::traced(sandbox, options, &["pid"]);
         sandbox
             .within(command)
@@ -50,7 +50,7 @@ pub(crate) fn play(
     let is_blind = options.contains("trace=flock") && options.contains(":error=");
     let witness = if is_blind { "seen" } else { "told" };
     Ok(match role {
-        Role::Starter => vec![traced().run()],
+        Role::Starter => vec![call_traced().run()],
         Role::Daemon => {
             let call = sandbox.call(&["pid"]).deadline(deadline);
             let first = call
@@ -70,7 +70,7 @@ pub(crate) fn play(
                 .env("FIXTURE_WITNESS", "told")
                 .start();
             eventually("the start is under way", || sandbox.starts().len() == 1)?;
-            let mut waiter = traced().start();
+            let mut waiter = call_traced().start();
             // It may also have been hit before it got there.
             let begun = Instant::now();
             while process::connections(&sandbox.control()) < 2
@@ -80,9 +80,9 @@ pub(crate) fn play(
                 std::thread::sleep(Duration::from_millis(1));
             }
             sandbox.open_gate();
-            let started = starter.finish();
-            if !started.status.success() {
-                return Err(format!("the starter, which met no fault: {started:?}"));
+            let answer = starter.finish();
+            if !answer.status.success() {
+                return Err(format!("the starter, which met no fault: {answer:?}"));
             }
             vec![waiter.finish()]
         }

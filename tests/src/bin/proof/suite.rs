@@ -128,7 +128,7 @@ pub(crate) fn sweep<P: std::fmt::Display + Sync>(
     });
     let (mut outcome, missed) = results
         .into_inner()
-        .unwrap_or_else(|poison| poison.into_inner());
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if missed > 0 {
         outcome
             .notes
