@@ -114,7 +114,11 @@ fn play(fault: &Fault) -> Result<Passed, String> {
         if fault.role == Role::Daemon && !answers.iter().all(told) {
             return Err(format!("a panic of which the caller is not told: {panic}"));
         }
-        passed.note = Some(format!("{fault}: a panic of what this crate is built on"));
+        passed.note = Some(format!(
+            "a panic of tokio over a failing {} of the {}",
+            fault.syscall,
+            fault.role.name()
+        ));
     } else {
         for answer in &answers {
             scene::typed(answer)?;

@@ -1,5 +1,6 @@
 //! What every suite takes and gives, so that one page can tell of all of them.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -85,7 +86,7 @@ pub(crate) fn sweep<P: std::fmt::Display + Sync>(
     run: impl Fn(&P) -> Result<Passed, String> + Sync,
 ) -> Outcome {
     let next = AtomicUsize::new(0);
-    let results = Mutex::new((Outcome::default(), 0_u64));
+    let results = Mutex::new((Outcome::default(), 0_u64, BTreeMap::<String, u64>::new()));
     let work = || {
         while let Some(point) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
             let result = catch_unwind(AssertUnwindSafe(|| run(point)));
@@ -93,7 +94,7 @@ pub(crate) fn sweep<P: std::fmt::Display + Sync>(
             let Ok(mut results) = results.lock() else {
                 return;
             };
-            let (outcome, missed) = &mut *results;
+            let (outcome, missed, notes) = &mut *results;
             outcome.points += 1;
             if outcome.points.is_multiple_of(100) {
                 let bad = outcome.violations.len();
@@ -107,7 +108,9 @@ pub(crate) fn sweep<P: std::fmt::Display + Sync>(
                 Ok(passed) => {
                     outcome.worst = outcome.worst.max(Some(passed.took));
                     *missed += u64::from(passed.missed);
-                    outcome.notes.extend(passed.note);
+                    if let Some(note) = passed.note {
+                        *notes.entry(note).or_default() += 1;
+                    }
                 }
                 Err(what) => {
                     eprintln!("{suite}: {point}: {what}");
@@ -126,9 +129,13 @@ pub(crate) fn sweep<P: std::fmt::Display + Sync>(
         scope.spawn(work);
         scope.spawn(work);
     });
-    let (mut outcome, missed) = results
+    let (mut outcome, missed, notes) = results
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let counted = notes.into_iter();
+    outcome
+        .notes
+        .extend(counted.map(|(note, count)| format!("{count} × {note}")));
     if missed > 0 {
         outcome
             .notes
