@@ -17,7 +17,7 @@ use crate::listener::Listener;
 use crate::role::{Role, SkewPolicy};
 use crate::service::{Foundation, Service};
 use crate::skew::Build;
-use crate::sys::reaper;
+use crate::sys::{net, reaper};
 
 /// The budget of one call where none is set.
 pub const DEFAULT_STARTUP_DEADLINE: Duration = Duration::from_secs(20);
@@ -125,8 +125,7 @@ impl Daemon {
         match adopt::born(&self.endpoint, &self.settings.version, self.grace) {
             Born::Client => main(Role::Client(self.client())),
             Born::Both => {
-                let handle =
-                    in_background(built(Builder::new_current_thread().enable_all().build()));
+                let handle = in_background(built(Builder::new_current_thread()));
                 let service = self.within(&handle);
                 let (main, client) = (Arc::new(main), self.client().within(service.clone()));
                 let (serve, listener) =
@@ -138,7 +137,7 @@ impl Daemon {
                 ))
             }
             Born::Server(foundation, endpoint) => {
-                let runtime = built(Builder::new_current_thread().enable_all().build());
+                let runtime = built(Builder::new_current_thread());
                 let service = self.begin(*foundation, &runtime);
                 hold_until_exit(service.clone());
                 let handle = in_background(runtime);
@@ -159,13 +158,12 @@ impl Daemon {
     {
         match adopt::born(&self.endpoint, &self.settings.version, self.grace) {
             Born::Client => {
-                let runtime = built(Builder::new_current_thread().enable_all().build());
+                let runtime = built(Builder::new_current_thread());
                 reaper::around_main(|| runtime.block_on(main(Role::Client(self.client()))))
             }
             Born::Both => {
                 // Never shut down: a server that stays beyond its grace ends with the process, in peace.
-                let runtime =
-                    ManuallyDrop::new(built(Builder::new_multi_thread().enable_all().build()));
+                let runtime = ManuallyDrop::new(built(Builder::new_multi_thread()));
                 let handle = runtime.handle().clone();
                 let service = self.within(&handle);
                 let (main, client) = (Arc::new(main), self.client().within(service.clone()));
@@ -175,15 +173,13 @@ impl Daemon {
                     &service,
                     move || drop(handle.block_on(serve(Role::Server(listener)))),
                     || {
-                        let runtime = built(Builder::new_current_thread().enable_all().build());
+                        let runtime = built(Builder::new_current_thread());
                         runtime.block_on(main(Role::Client(client)))
                     },
                 ))
             }
             Born::Server(foundation, endpoint) => {
-                let runtime = Background(Some(built(
-                    Builder::new_multi_thread().enable_all().build(),
-                )));
+                let runtime = Background(Some(built(Builder::new_multi_thread())));
                 let Some(runtime) = &runtime.0 else {
                     give_up(EXIT_NO_RUNTIME, "the runtime is gone");
                 };
@@ -277,8 +273,14 @@ fn started<T>(thread: std::io::Result<T>) -> T {
     }
 }
 
-fn built(runtime: std::io::Result<Runtime>) -> Runtime {
-    match runtime {
+/// More descriptors than a runtime takes while it is built.
+const RUNTIME_PAIRS: usize = 3;
+
+/// A runtime with all drivers. tokio panics where there is no descriptor for its signal driver, so that there is room is
+/// made sure of first: this early in a process nobody else takes it.
+fn built(mut builder: Builder) -> Runtime {
+    let room: std::io::Result<Vec<_>> = (0..RUNTIME_PAIRS).map(|_| net::pair()).collect();
+    match room.map(drop).and_then(|()| builder.enable_all().build()) {
         Ok(runtime) => runtime,
         Err(error) => give_up(
             EXIT_NO_RUNTIME,

@@ -114,6 +114,16 @@ impl Running {
         content(&self.stdout)
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    ///
+    /// When the system does not tell.
+    pub fn has_ended(&mut self) -> bool {
+        let status = self.child.try_wait().expect("look after a child");
+        status.is_some()
+    }
+
     /// Kills it, wherever it is.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -2,10 +2,15 @@
 //!
 //! The daemon answers one line per request line. Its environment says what it does before it is ready: `FIXTURE_INIT` is
 //! a list, separated by commas, of `ok`, `gate`, `slow:MS`, `panic`, `exit3`, `abort`, `kill9`, `stop` and `return`.
+//! `FIXTURE_TRACE` are the options of a strace under which the daemon runs; with `FIXTURE_WITNESS=told` it notes whether
+//! another daemon was there when it began, with another value it only is one that others note. A client waits
+//! `FIXTURE_ANSWER_MS` for an answer, or for ever.
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +19,8 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use rmux_bootstrap::cli::DaemonCommand;
 use rmux_bootstrap::{Client, Connection, Daemon, Handle, Listener, Role, SkewPolicy};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
@@ -31,6 +38,11 @@ fn main() -> ExitCode {
     let _ = rustix::process::setrlimit(Resource::Core, none);
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    if let (["__rmux-daemon", ..], Some(options)) =
+        (&arguments[..], std::env::var_os("FIXTURE_TRACE"))
+    {
+        return report(under_strace(&options, &arguments));
+    }
     match arguments[..] {
         ["raw"] => report(raw()),
         ["fill", path] => report(fill(path)),
@@ -43,6 +55,20 @@ fn main() -> ExitCode {
             .scope_escape(std::env::var_os("FIXTURE_SCOPE").is_some())
             .run_async(play),
     }
+}
+
+/// Becomes the same daemon once more, with strace beside it: same pid, same standard input, so that its starter notices
+/// nothing. `-D` makes the tracer a grandchild of what it traces. Returns only when that cannot be had.
+fn under_strace(options: &OsStr, arguments: &[&str]) -> Outcome {
+    let options = options.to_str().ok_or("options that are no text")?;
+    let error = Command::new("strace")
+        .arg("-D")
+        .args(options.split_ascii_whitespace())
+        .arg(std::env::current_exe()?)
+        .args(arguments)
+        .env_remove("FIXTURE_TRACE")
+        .exec();
+    Err(error.into())
 }
 
 async fn play(role: Role) -> ExitCode {
@@ -91,6 +117,9 @@ fn report(outcome: Outcome) -> ExitCode {
 
 async fn serve(mut listener: Listener) -> Outcome {
     note("starts", &std::process::id().to_string())?;
+    if let Ok(told) = std::env::var("FIXTURE_WITNESS") {
+        witness(told == "told")?;
+    }
     if let Ok(text) = std::env::var("FIXTURE_PROGRESS") {
         listener.progress(text);
     }
@@ -112,6 +141,26 @@ async fn serve(mut listener: Listener) -> Outcome {
         });
     }
     assert!(!PANIC.load(Ordering::SeqCst), "panics on purpose");
+    Ok(())
+}
+
+/// Holds a lock of the test's own for as long as this process lives, and notes when another daemon does already.
+///
+/// It becomes standard input: the end of a process closes its descriptors in order of their numbers, so this lock is
+/// free before the endpoint's is, and a daemon that comes after this one finds it free.
+fn witness(is_told: bool) -> Outcome {
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(note_path("witness")?)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => rustix::stdio::dup2_stdin(&file)?,
+        // The fault may be in this very call.
+        Err(_) if !is_told => {}
+        Err(Errno::WOULDBLOCK) => note("doubles", &std::process::id().to_string())?,
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
 }
 
@@ -215,7 +264,9 @@ async fn ask(client: Client) -> Outcome {
             } else {
                 "joined"
             };
-            let pid = request(&mut BufReader::new(connection), "pid").await?;
+            let pid = request(&mut BufReader::new(connection), "pid")
+                .await
+                .map_err(|error| format!("after the connection: {error}"))?;
             println!("{pid} {role}");
         }
         ["slow", time] => {
@@ -256,12 +307,16 @@ async fn ask(client: Client) -> Outcome {
 }
 
 async fn request(connection: &mut BufReader<Connection>, request: &str) -> Outcome<String> {
-    connection
-        .write_all(format!("{request}\n").as_bytes())
-        .await?;
-    connection.flush().await?;
     let mut answer = String::new();
-    connection.read_line(&mut answer).await?;
+    let patience = milliseconds("FIXTURE_ANSWER_MS").unwrap_or(Duration::MAX);
+    let exchange = async {
+        connection
+            .write_all(format!("{request}\n").as_bytes())
+            .await?;
+        connection.flush().await?;
+        connection.read_line(&mut answer).await
+    };
+    tokio::time::timeout(patience, exchange).await??;
     if answer.is_empty() {
         return Err("connected, but closed without an answer".into());
     }
@@ -357,7 +412,7 @@ fn fill(path: &str) -> Outcome {
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         match rustix::net::connect(&socket, &address) {
             Ok(()) => queued.push(socket),
-            Err(rustix::io::Errno::AGAIN) => break,
+            Err(Errno::AGAIN) => break,
             Err(error) => return Err(error.into()),
         }
     }

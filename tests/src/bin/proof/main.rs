@@ -2,11 +2,18 @@
 //!
 //! The program is its own daemon, so that a load comes from within one process at the speed of a connect.
 
+mod error_sweep;
+mod fault;
 mod hammer;
+mod kill_sweep;
+mod races;
+mod scene;
+mod suite;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Parser;
 use rmux_bootstrap::{Daemon, Listener, Role};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
@@ -35,7 +42,14 @@ async fn play(role: Role) -> ExitCode {
             .parse()
             .map_err(Into::into)
             .and_then(|count| hammer::load(&client, count)),
-        _ => Err("usage: proof hammer [CONNECTS]".into()),
+        (Role::Client(_), [name, ..]) => match suite(name) {
+            Some(run) => {
+                let options = suite::Options::parse_from(std::env::args().skip(1));
+                run(&options).and_then(|outcome| outcome.told(name))
+            }
+            None => Err(USAGE.into()),
+        },
+        _ => Err(USAGE.into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,6 +57,18 @@ async fn play(role: Role) -> ExitCode {
             eprintln!("proof: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+const USAGE: &str = "usage: proof hammer [CONNECTS]\n       proof kill-sweep|error-sweep|races [--seed S] [--full] [--only POINT]";
+
+/// The suites that are told apart by name and take the common options.
+fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
+    match name {
+        "kill-sweep" => Some(kill_sweep::run),
+        "error-sweep" => Some(error_sweep::run),
+        "races" => Some(races::run),
+        _ => None,
     }
 }
 
