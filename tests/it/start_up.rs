@@ -219,14 +219,21 @@ fn a_wall_clock_that_runs_away_ends_no_call() {
         return;
     };
     let sandbox = sandbox();
-    // The time of day runs so fast that the deadline is over at once by it; by the monotonic clock there is plenty left.
-    let answer = sandbox
+    let (daemon, _) = sandbox.pid();
+    sandbox.kill(daemon);
+    let lock = std::fs::File::open(sandbox.lock()).expect("open the lock");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("hold it");
+    // By the time of day, the ten seconds that it has are over in ten milliseconds; by the monotonic clock there is plenty
+    // left, and it goes on looking for the lock until that is free.
+    let caller = sandbox
         .call(&["pid"])
-        .init("slow:500")
         .env("LD_PRELOAD", library)
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("FAKETIME", "+0 x1000")
-        .run();
+        .start();
+    thread::sleep(Duration::from_millis(500));
+    drop(lock);
+    let answer = caller.finish();
     assert!(answer.status.success(), "{answer:#?}");
     // Nor does a daemon that seems to be of next year keep anybody away.
     let answer = sandbox
