@@ -12,23 +12,32 @@ use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rmux_bootstrap::Client;
 use rmux_bootstrap_tests::{Sandbox, exchange};
 use rustix::fs::{Mode, OFlags};
 
 use crate::Outcome;
+use crate::suite::{self, Options, Violation};
 
 /// Callers of each kind.
 const THREADS: usize = 2;
 /// Connects of each caller between two pauses in which the daemon may leave.
 const BURST: usize = 25;
 
-/// Runs the load in a sandbox and prints what came of it.
-pub(crate) fn run(connects: usize) -> Outcome {
+/// Connects of a quick run, and of a full one.
+const QUICK: u64 = 100_000;
+const FULL: u64 = 1_000_000;
+
+/// Runs the load in a sandbox. `--only N` makes it N connects.
+pub(crate) fn run(options: &Options) -> Outcome<suite::Outcome> {
+    let connects = match &options.only {
+        Some(count) => count.parse()?,
+        None if options.full => FULL,
+        None => QUICK,
+    };
     let sandbox = Sandbox::new(std::env::current_exe()?);
-    let began = Instant::now();
     let mut command = Command::new(sandbox.fixture());
     command
         .args(["load", &connects.to_string()])
@@ -39,17 +48,23 @@ pub(crate) fn run(connects: usize) -> Outcome {
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
     }
-    let (public, control) = told.trim_end().split_once(' ').ok_or("not two counts")?;
+    let (public, calls) = told.trim_end().split_once(' ').ok_or("not two counts")?;
     let exits = sandbox.noted("starts").len();
-    println!(
-        "hammer: {connects} connects over {exits} daemons in {:.1?}: {public} lost at the public socket, {control} lost calls",
-        began.elapsed()
-    );
-    if public == "0" && control == "0" {
-        Ok(())
-    } else {
-        Err("connections were lost".into())
+    let mut outcome = suite::Outcome {
+        invariants: &["I3"],
+        points: connects,
+        notes: vec![format!("{connects} connects over {exits} daemons")],
+        ..suite::Outcome::default()
+    };
+    if (public, calls) != ("0", "0") {
+        outcome.violations.push(Violation {
+            what: format!("{public} lost at the public socket, {calls} lost calls"),
+            reproduce: format!(
+                "cargo run --release -p rmux-bootstrap-tests --bin proof -- hammer --only {connects}"
+            ),
+        });
     }
+    Ok(outcome)
 }
 
 /// The load itself; prints how many were lost, of either kind.

@@ -1,14 +1,17 @@
-//! Figures for what must never happen: `cargo run --release --bin proof -- hammer [CONNECTS]`.
+//! Figures for what must never happen: `cargo run --release -p rmux-bootstrap-tests --bin proof -- all`.
 //!
 //! The program is its own daemon, so that a load comes from within one process at the speed of a connect.
 
+mod all;
 mod error_sweep;
 mod fault;
 mod hammer;
 mod kill_sweep;
 mod races;
 mod scene;
+mod seeded;
 mod suite;
+mod tests;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,9 +37,8 @@ async fn play(role: Role) -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let outcome = match (role, &arguments[..]) {
         (Role::Server(listener), _) => serve(listener).await,
-        (Role::Client(_), ["hammer"]) => hammer::run(100_000),
-        (Role::Client(_), ["hammer", count]) => {
-            count.parse().map_err(Into::into).and_then(hammer::run)
+        (Role::Client(_), ["all", ..]) => {
+            all::run(&suite::Options::parse_from(std::env::args().skip(1)))
         }
         (Role::Client(client), ["load", count]) => count
             .parse()
@@ -60,11 +62,14 @@ async fn play(role: Role) -> ExitCode {
     }
 }
 
-const USAGE: &str = "usage: proof hammer [CONNECTS]\n       proof kill-sweep|error-sweep|races [--seed S] [--full] [--only POINT]";
+const USAGE: &str = "usage: proof all|model|seeded|kill-sweep|error-sweep|races|hammer [--seed S] [--full] [--only POINT]";
 
 /// The suites that are told apart by name and take the common options.
 fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
     match name {
+        "model" => Some(tests::model),
+        "seeded" => Some(seeded::run),
+        "hammer" => Some(hammer::run),
         "kill-sweep" => Some(kill_sweep::run),
         "error-sweep" => Some(error_sweep::run),
         "races" => Some(races::run),
