@@ -74,7 +74,7 @@ fn try_notify(state: &str) -> io::Result<()> {
 }
 
 fn notify_address(address: &OsString) -> io::Result<SocketAddr> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(target_os = "linux")]
     if let Some(name) = address.as_bytes().strip_prefix(b"@") {
         use std::os::linux::net::SocketAddrExt;
         return SocketAddr::from_abstract_name(name);
