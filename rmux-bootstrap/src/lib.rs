@@ -1,9 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
-#[cfg(not(unix))]
+// Emscripten counts as a Unix and has no processes; Solaris has no `flock`.
+#[cfg(any(not(unix), target_os = "emscripten", target_os = "solaris"))]
 compile_error!(
-    "rmux-bootstrap needs a Unix: it is built on Unix sockets, descriptor passing and flock"
+    "rmux-bootstrap needs a Unix with processes: it is built on Unix sockets, descriptor passing and flock"
 );
 
 mod adopt;

@@ -18,6 +18,7 @@ mod skew;
 mod start_up;
 mod systemd;
 mod testing_kit;
+mod tidy;
 mod trace;
 mod trust;
 mod ui;

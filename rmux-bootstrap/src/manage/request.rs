@@ -12,7 +12,7 @@ use crate::join::frame::{Assembler, Frame};
 use crate::location::Location;
 use crate::lock;
 use crate::sys::net::{self, Reached};
-use crate::sys::{fs, wait};
+use crate::sys::wait;
 
 /// How long a daemon may take for an answer; it has nothing else to do for it than to be scheduled.
 pub(super) const ANSWER: Duration = Duration::from_secs(1);
@@ -89,8 +89,9 @@ pub(super) fn await_end(stream: &UnixStream, patience: Deadline) -> io::Result<b
 }
 
 /// The lock file's inode, by its name.
-pub(super) fn lock_inode(location: &Location) -> Option<fs::Inode> {
-    fs::look(&location.lock)
+#[cfg(target_os = "linux")]
+pub(super) fn lock_inode(location: &Location) -> Option<crate::sys::fs::Inode> {
+    crate::sys::fs::look(&location.lock)
         .ok()
         .flatten()
         .map(|facts| facts.inode)

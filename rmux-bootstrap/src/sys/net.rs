@@ -89,6 +89,7 @@ fn new_socket(kind: SocketType, nonblocking: bool) -> io::Result<OwnedFd> {
         target_os = "illumos"
     )))]
     {
+        // A program that is started by another thread before the next line inherits the socket: there is no one step.
         let socket = rustix::net::socket(AddressFamily::UNIX, kind, None)?;
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&socket, nonblocking)?;
@@ -230,15 +231,18 @@ pub(crate) fn listen_again(socket: impl AsFd) -> io::Result<()> {
 
 /// Sends without waiting and without `SIGPIPE`.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    #[cfg(not(any(target_os = "macos", target_os = "ios")))]
+    #[cfg(not(target_vendor = "apple"))]
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    // There the runtime of the standard library ignores the signal.
-    #[cfg(any(target_os = "macos", target_os = "ios"))]
+    // There the flag is an option of the socket, and the standard library has the whole program ignore the signal.
+    #[cfg(target_vendor = "apple")]
     let flags = SendFlags::DONTWAIT;
     Ok(rustix::net::send(socket, bytes, flags)?)
 }
 
 /// Refuses newcomers at once and atomically; what is queued can still be accepted.
+///
+/// Linux's own: elsewhere it fails with `ENOTCONN`, and a caller that has looked up the name before it was removed, and
+/// connects after the last look into the queue, sees its connection end.
 pub(crate) fn refuse_newcomers(listener: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(listener, Shutdown::Read)?)
 }
@@ -283,8 +287,35 @@ pub(crate) fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
     })
 }
 
+/// `getpeerucred`.
+#[cfg(target_os = "illumos")]
+pub(crate) fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
+    use std::os::fd::AsRawFd;
+    let mut raw = std::ptr::null_mut();
+    // SAFETY: `raw` is live; the call allocates what it points to afterwards.
+    if unsafe { libc::getpeerucred(socket.as_fd().as_raw_fd(), &raw mut raw) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `raw` is what the call above has made, and is not used after it is freed.
+    let (uid, gid, pid) = unsafe {
+        let told = (
+            libc::ucred_geteuid(raw),
+            libc::ucred_getegid(raw),
+            libc::ucred_getpid(raw),
+        );
+        libc::ucred_free(raw);
+        told
+    };
+    // What is not known is -1, which is nobody's uid and no pid.
+    Ok(Credentials {
+        uid,
+        gid,
+        pid: u32::try_from(pid).ok(),
+    })
+}
+
 /// `getpeereid`, which knows no pid.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "illumos")))]
 pub(crate) fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
     use std::os::fd::AsRawFd;
     let (mut uid, mut gid) = (u32::MAX, u32::MAX);

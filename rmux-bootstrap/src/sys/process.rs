@@ -196,14 +196,45 @@ impl Stat {
     }
 }
 
-/// A hold on a process that is only looked at: becomes readable when the process has ended.
+/// A hold on a process that is only looked at: becomes readable when the process has ended. A pidfd on Linux, a kqueue
+/// on macOS and the BSDs; `None` where the process has gone, or the system has neither.
 pub(crate) fn pin(pid: u32) -> Option<OwnedFd> {
     #[cfg(target_os = "linux")]
     {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
         rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
     }
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(any(
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd"
+    ))]
+    {
+        // A queue of events that nobody takes out: it stays readable from the first one on.
+        use rustix::event::kqueue::{
+            Event, EventFilter, EventFlags, ProcessEvents, kevent, kqueue,
+        };
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+        let end = EventFilter::Proc {
+            pid,
+            flags: ProcessEvents::EXIT,
+        };
+        let queue = kqueue().ok()?;
+        rustix::io::fcntl_setfd(&queue, rustix::io::FdFlags::CLOEXEC).ok()?;
+        let told = Event::new(end, EventFlags::ADD, std::ptr::null_mut());
+        let mut none: [Event; 0] = [];
+        // SAFETY: the event names a process, not a descriptor.
+        unsafe { kevent(&queue, &[told], &mut none[..], None) }.ok()?;
+        Some(queue)
+    }
+    #[cfg(not(any(
+        target_os = "linux",
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "netbsd",
+        target_os = "openbsd"
+    )))]
     {
         let _ = pid;
         None
@@ -385,18 +416,37 @@ pub(crate) fn raw_status(status: ExitStatus) -> i32 {
 ///
 /// Only for a process that has just been started as a daemon, before anything else has been opened.
 pub(crate) fn close_inherited() {
-    #[cfg(any(target_os = "linux", target_os = "freebsd"))]
+    #[cfg(target_os = "linux")]
     // SAFETY: no descriptor from 3 on is owned by anything in this process yet.
     if unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) } == 0 {
         return;
     }
+    #[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+    // SAFETY: as above.
+    unsafe {
+        libc::closefrom(3);
+    }
+    #[cfg(not(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
     for fd in open_descriptors() {
         // SAFETY: as above; the listing's own descriptor is closed by now, which makes this an EBADF.
         unsafe { libc::close(fd) };
     }
 }
 
+/// The descriptors from 3 on. There is no complete listing here: FreeBSD's `/dev/fd` ends at 2 unless an fdescfs is
+/// mounted, and those of the others name what could be open.
+#[cfg(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd"))]
+fn open_descriptors() -> Vec<i32> {
+    // SAFETY: asks for a number.
+    let limit = unsafe { libc::getdtablesize() };
+    (3..limit)
+        // SAFETY: asks for a flag of a descriptor, or fails where there is none.
+        .filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1)
+        .collect()
+}
+
 /// The descriptors from 3 on, the one of the listing itself included.
+#[cfg(not(any(target_os = "freebsd", target_os = "netbsd", target_os = "openbsd")))]
 fn open_descriptors() -> Vec<i32> {
     let listing = if cfg!(target_os = "linux") {
         "/proc/self/fd"

@@ -33,7 +33,7 @@ pub(crate) fn take_listener() -> io::Result<Option<UnixListener>> {
     // SAFETY: the service manager has opened it for this process, and nothing in it owns it yet.
     let passed = unsafe { OwnedFd::from_raw_fd(FIRST) };
     rustix::io::fcntl_setfd(&passed, rustix::io::FdFlags::CLOEXEC)?;
-    let is_ours = rustix::net::sockopt::socket_acceptconn(&passed).unwrap_or(false)
+    let is_ours = is_listening(&passed)
         && rustix::net::getsockname(&passed)
             .is_ok_and(|address| address.address_family() == AddressFamily::UNIX);
     if !is_ours {
@@ -46,6 +46,15 @@ pub(crate) fn take_listener() -> io::Result<Option<UnixListener>> {
     // The kernel shows peers the credentials of whoever called `listen` last.
     super::net::listen_again(listener.as_fd())?;
     Ok(Some(listener))
+}
+
+/// `SO_ACCEPTCONN`. Apple's systems do not implement it: there the `listen` that follows has the last word.
+fn is_listening(socket: &OwnedFd) -> bool {
+    #[cfg(not(target_vendor = "apple"))]
+    return rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false);
+    #[cfg(target_vendor = "apple")]
+    return rustix::net::sockopt::socket_type(socket)
+        .is_ok_and(|kind| kind == rustix::net::SocketType::STREAM);
 }
 
 /// Tells the service manager, where there is one that listens.
@@ -65,7 +74,7 @@ fn try_notify(state: &str) -> io::Result<()> {
 }
 
 fn notify_address(address: &OsString) -> io::Result<SocketAddr> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(target_os = "linux")]
     if let Some(name) = address.as_bytes().strip_prefix(b"@") {
         use std::os::linux::net::SocketAddrExt;
         return SocketAddr::from_abstract_name(name);

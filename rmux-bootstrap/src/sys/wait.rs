@@ -8,7 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// Whether the other end has gone, so that nobody reads any more what is written here.
 pub(crate) fn has_hung_up(fd: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    // Always told, asked for or not; but macOS looks at a descriptor only for what it is asked.
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::HUP)];
     match rustix::event::poll(&mut polled, Some(&Timespec::default())) {
         Ok(_) => Ok(polled[0]
             .revents()

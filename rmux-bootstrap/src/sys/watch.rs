@@ -81,5 +81,7 @@ impl Watch {
         match self.never {}
     }
 
-    pub(crate) fn drain(&self) {}
+    pub(crate) fn drain(&self) {
+        match self.never {}
+    }
 }
