@@ -3,9 +3,12 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::stage::{PATIENCE, Stage, text};
 
@@ -124,51 +127,87 @@ fn a_result_that_cannot_be_trusted_is_not_kept() {
     assert_eq!(stat(&stage, "results"), "0");
 }
 
-/// A command that runs until something is written into the pipe `go`.
-fn held(stage: &Stage) -> &'static str {
-    let made = Command::new("mkfifo").arg(stage.dir.join("go")).status();
-    assert!(made.expect("mkfifo").success());
-    "printf x >> runs; read word < go; echo $word"
-}
+/// Runs until there is a file `go`; or until the test is over, failed or not, and its directory gone.
+const HELD: &str =
+    "printf x >> runs; while test -e runs && ! test -e go; do sleep 0.01; done; echo done";
 
-/// Returns when the process has said that it waits for another one's run.
-fn waiting(command: &mut Command) -> std::process::Child {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("a start");
-    let mut line = String::new();
-    let stderr = child.stderr.as_mut().expect("a pipe");
-    BufReader::new(stderr).read_line(&mut line).expect("a line");
-    assert!(line.contains("waiting for pid"), "{line}");
-    child
-}
+/// A call that is under way, and is ended with the test where that fails.
+struct Call(Option<Child>);
 
-/// The first client, when its command runs.
-fn running(stage: &Stage, script: &str) -> std::process::Child {
-    let child = command(stage, &[], script)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("a start");
-    let begin = std::time::Instant::now();
-    // The command tells of itself by a file only.
-    while runs(stage) == 0 {
-        assert!(begin.elapsed() < PATIENCE, "the command does not run");
-        thread::sleep(Duration::from_millis(5));
+impl Call {
+    fn new(stage: &Stage) -> Self {
+        let mut command = command(stage, &[], HELD);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(Some(command.spawn().expect("a start")))
     }
-    child
+
+    /// The first one, when its command runs.
+    fn running(stage: &Stage) -> Self {
+        let call = Self::new(stage);
+        let begin = Instant::now();
+        // The command tells of itself by a file only.
+        while runs(stage) == 0 {
+            assert!(begin.elapsed() < PATIENCE, "the command does not run");
+            thread::sleep(Duration::from_millis(5));
+        }
+        call
+    }
+
+    /// Another one, when it has said that it waits.
+    fn waiting(stage: &Stage) -> Self {
+        let mut call = Self::new(stage);
+        let stderr = call.0.as_mut().and_then(|child| child.stderr.as_mut());
+        let mut line = String::new();
+        BufReader::new(stderr.expect("a pipe"))
+            .read_line(&mut line)
+            .expect("a line");
+        assert!(line.contains("waiting for pid"), "{line}");
+        call
+    }
+
+    fn kill(mut self) {
+        let child = self.0.as_mut().expect("a process");
+        child.kill().expect("a signal");
+        child.wait().expect("its end");
+    }
+
+    /// What it has printed in the end.
+    fn output(mut self) -> String {
+        let mut child = self.0.take().expect("a process");
+        let pid = Pid::from_child(&child);
+        let mut out = child.stdout.take().expect("a pipe");
+        let (done, output) = mpsc::channel();
+        thread::spawn(move || {
+            let mut text = String::new();
+            let read = out.read_to_string(&mut text);
+            done.send(read.map(|_| text))
+        });
+        let output = output.recv_timeout(PATIENCE);
+        if output.is_err() {
+            _ = kill_process(pid, Signal::KILL);
+        }
+        child.wait().expect("its end");
+        output.expect("an end").expect("an output")
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            _ = child.kill();
+            _ = child.wait();
+        }
+    }
 }
 
 #[test]
 fn identical_calls_at_once_run_the_command_once() {
     let stage = stage();
-    let script = held(&stage);
-    let first = running(&stage, script);
-    let others = [0; 3].map(|_| waiting(&mut command(&stage, &[], script)));
-    fs::write(stage.dir.join("go"), "done\n").expect("the word");
-    for child in others.into_iter().chain([first]) {
-        assert_eq!(child.wait_with_output().expect("its end").stdout, b"done\n");
+    let first = Call::running(&stage);
+    let others = [0; 3].map(|_| Call::waiting(&stage));
+    write(&stage, "go", "");
+    for call in others.into_iter().chain([first]) {
+        assert_eq!(call.output(), "done\n");
     }
     assert_eq!(runs(&stage), 1);
 }
@@ -176,21 +215,16 @@ fn identical_calls_at_once_run_the_command_once() {
 #[test]
 fn a_killed_client_leaves_its_task_to_one_that_waits() {
     let stage = stage();
-    let script = held(&stage);
-    let mut first = running(&stage, script);
-    let second = waiting(&mut command(&stage, &[], script));
-    first.kill().expect("a signal");
-    first.wait().expect("its end");
-    // The shell of the killed client reads the pipe as well: each of the two gets a word, one after the other.
-    let end = thread::spawn(move || second.wait_with_output().expect("its end"));
-    let begin = std::time::Instant::now();
-    while !end.is_finished() {
-        assert!(begin.elapsed() < PATIENCE, "the second call hangs");
-        fs::write(stage.dir.join("go"), "done\n").expect("the word");
+    let first = Call::running(&stage);
+    let second = Call::waiting(&stage);
+    first.kill();
+    let begin = Instant::now();
+    while runs(&stage) < 2 {
+        assert!(begin.elapsed() < PATIENCE, "nobody took the task over");
         thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(end.join().expect("an output").stdout, b"done\n");
-    assert_eq!(runs(&stage), 2);
+    write(&stage, "go", "");
+    assert_eq!(second.output(), "done\n");
 }
 
 #[test]
