@@ -4,5 +4,6 @@
 //! which is ended when the test is over, whether it passed or not.
 
 mod counter;
+mod memo;
 mod redis;
 mod stage;
