@@ -13,6 +13,8 @@ mod caller;
 mod daemon;
 mod explore;
 mod kernel;
+#[cfg(target_os = "linux")]
+mod real;
 mod seeded;
 mod visitor;
 mod world;
