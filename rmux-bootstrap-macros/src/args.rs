@@ -387,3 +387,26 @@ fn distance(from: &str, to: &str) -> usize {
     }
     row.last().copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::{UNITS, read_duration};
+
+    proptest! {
+        #[test]
+        fn a_duration_is_its_number_of_its_unit(number in 0..1_000_000_u64, unit in 0..UNITS.len(), space in " ?") {
+            let (name, factor) = UNITS[unit];
+            let read = read_duration(&format!("{number}{space}{name}"), "a deadline");
+            prop_assert_eq!(read.map(|read| read.as_millis()), Ok(u128::from(number * factor)));
+        }
+
+        #[test]
+        fn any_other_text_is_an_error_that_says_something(text in "\\PC{0,30}") {
+            if let Err(complaint) = read_duration(&text, "a deadline") {
+                prop_assert!(complaint.contains("deadline") || complaint.contains("unit") || complaint.contains("too long"));
+            }
+        }
+    }
+}

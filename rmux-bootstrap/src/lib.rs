@@ -28,6 +28,8 @@ mod lock;
 mod log;
 mod manage;
 mod mode;
+#[cfg(all(test, target_os = "linux"))]
+mod properties;
 mod role;
 mod seeded;
 mod service;

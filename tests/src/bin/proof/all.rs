@@ -27,7 +27,7 @@ struct Row {
     took: Duration,
 }
 
-/// Runs all of it and writes `tests/RELIABILITY.md`.
+/// Runs all of it; with `--page` it writes `tests/RELIABILITY.md`.
 pub(crate) fn run(options: &Options) -> crate::Outcome {
     let mut rows = Vec::new();
     let names = SUITES
@@ -49,11 +49,10 @@ pub(crate) fn run(options: &Options) -> crate::Outcome {
             took: began.elapsed(),
         });
     }
-    let page = page(options, &rows)?;
-    std::fs::write(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("RELIABILITY.md"),
-        page,
-    )?;
+    if options.page {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("RELIABILITY.md");
+        std::fs::write(file, page(options, &rows)?)?;
+    }
     let violations: usize = rows.iter().map(|row| row.outcome.violations.len()).sum();
     if violations == 0 {
         println!("proof: {} suites, 0 violations", rows.len());
@@ -78,7 +77,7 @@ fn page(options: &Options, rows: &[Row]) -> Result<String, std::fmt::Error> {
     let seed = options.seed;
     writeln!(
         page,
-        "Written by `cargo run --release -p rmux-bootstrap-tests --bin proof -- all --seed {seed}{flag}`: {profile} profile, seed {seed}, {}, commit {}, Linux {}, {} cores.\n",
+        "Written by `cargo run --release -p rmux-bootstrap-tests --bin proof -- all --seed {seed}{flag} --page`: {profile} profile, seed {seed}, {}, commit {}, Linux {}, {} cores.\n",
         said_by("date", &["-u", "+%Y-%m-%d"]),
         said_by("git", &["rev-parse", "--short", "HEAD"]),
         said_by("uname", &["-r"]),

@@ -37,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Outcome<suite::Outcome> {
         None if options.full => FULL,
         None => QUICK,
     };
-    let sandbox = Sandbox::new(std::env::current_exe()?);
+    let sandbox = Sandbox::new(suite::own_program()?);
     let mut command = Command::new(sandbox.fixture());
     command
         .args(["load", &connects.to_string()])

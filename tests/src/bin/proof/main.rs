@@ -62,7 +62,7 @@ async fn play(role: Role) -> ExitCode {
     }
 }
 
-const USAGE: &str = "usage: proof all|model|seeded|kill-sweep|error-sweep|races|hammer [--seed S] [--full] [--only POINT]";
+const USAGE: &str = "usage: proof all|model|seeded|kill-sweep|error-sweep|races|hammer [--seed S] [--full] [--page] [--only POINT]";
 
 /// The suites that are told apart by name and take the common options.
 fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {

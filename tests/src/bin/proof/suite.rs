@@ -18,6 +18,9 @@ pub(crate) struct Options {
     /// All points instead of a sample.
     #[arg(long)]
     pub(crate) full: bool,
+    /// Writes `tests/RELIABILITY.md`; for `all`.
+    #[arg(long)]
+    pub(crate) page: bool,
     /// This point alone, as a reproduction names it.
     #[arg(long)]
     pub(crate) only: Option<String>,
@@ -160,8 +163,18 @@ pub(crate) fn sandbox() -> Result<Sandbox, String> {
     Ok(Sandbox::new(fixture))
 }
 
+/// The file of this program; a suite that has the tests built may have replaced it by the same once more.
+pub(crate) fn own_program() -> std::io::Result<PathBuf> {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+    let path = std::env::current_exe()?.into_os_string();
+    let bytes = path.as_bytes();
+    let kept = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+    Ok(std::ffi::OsString::from_vec(kept.to_vec()).into())
+}
+
 fn fixture() -> Option<PathBuf> {
-    let fixture = std::env::current_exe().ok()?.with_file_name("fixture");
+    let fixture = own_program().ok()?.with_file_name("fixture");
     fixture.exists().then_some(fixture)
 }
 

@@ -46,9 +46,6 @@ pub(crate) fn count(command: &mut Command) -> crate::Outcome<Count> {
 
 fn run(options: &Options, target: &str, filters: &[&str]) -> crate::Outcome<Outcome> {
     let mut command = cargo_test(target);
-    if target == "model" {
-        command.arg("--release");
-    }
     if options.full {
         command.env("RMUX_BOOTSTRAP_TEST_FULL", "1");
     }
