@@ -66,7 +66,7 @@ fn a_hammer_loses_nobody_over_many_idle_exits() {
         "4000"
     };
     let hammer = std::process::Command::new(env!("CARGO_BIN_EXE_proof"))
-        .args(["hammer", connects])
+        .args(["hammer", "--only", connects])
         .output()
         .expect("run the hammer");
     assert!(hammer.status.success(), "{hammer:#?}");
