@@ -4,5 +4,9 @@
 //! which is ended when the test is over, whether it passed or not.
 
 mod counter;
+mod frames;
+mod grpc;
+mod http;
 mod redis;
+mod rpc;
 mod stage;
