@@ -65,7 +65,11 @@ impl Connection {
         self.stream
     }
 
-    pub(crate) fn into_blocking(self) -> io::Result<BlockingConnection> {
+    pub(crate) fn into_blocking(mut self) -> io::Result<BlockingConnection> {
+        if let Some(open) = &mut self.open {
+            // Its reads are not seen.
+            open.heard();
+        }
         let stream = self.stream.into_std()?;
         stream.set_nonblocking(false)?;
         Ok(BlockingConnection {
@@ -82,7 +86,13 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some(open) = &mut self.open
+            && read.is_ready()
+        {
+            open.heard();
+        }
+        read
     }
 }
 

@@ -19,6 +19,7 @@ mod endpoint;
 mod error;
 mod foreign;
 mod hand_over;
+mod handle;
 mod in_process;
 mod join;
 pub mod launch;
@@ -28,6 +29,7 @@ mod lock;
 mod log;
 mod manage;
 mod mode;
+mod plug;
 #[cfg(all(test, target_os = "linux"))]
 mod properties;
 mod role;
@@ -48,9 +50,12 @@ pub use foreign::{
     STARTUP_POLL_INTERVAL, StartupOutcome, connect_or_start, connect_or_start_with,
     connect_or_start_with_timeout,
 };
-pub use listener::{Handle, KeepAlive, Listener};
+pub use handle::{Drained, Handle, KeepAlive};
+pub use listener::Listener;
 pub use location::UNSAFE_PERMISSION_MASK;
 pub use manage::{LastExit, State, Status, Stopped};
+#[cfg(feature = "tonic")]
+pub use plug::tonic;
 pub use rmux_bootstrap_macros::rmux_daemon;
 pub use role::{Role, SkewPolicy};
 pub use sys::fs::{SOCKET_DIRECTORY_MODE, STARTUP_LOCK_MODE};

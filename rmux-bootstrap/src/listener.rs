@@ -10,6 +10,7 @@ use tokio::time::Sleep;
 
 use crate::connection::{BlockingConnection, Connection, Peer};
 use crate::endpoint::Endpoint;
+use crate::handle::{Handle, KeepAlive};
 use crate::seeded;
 use crate::service::{Counted, SCARCITY_PAUSE, Service, Stage, Waiting, is_scarcity};
 use crate::sys::{net, process};
@@ -23,7 +24,7 @@ use crate::sys::{net, process};
 /// Dropping it closes the daemon, as [`close`](Self::close) does, but what is still queued is then lost.
 #[derive(Debug)]
 pub struct Listener {
-    service: Arc<Service>,
+    pub(crate) service: Arc<Service>,
     endpoint: Endpoint,
     /// Runs while descriptors or memory are short.
     scarcity: Option<Pin<Box<Sleep>>>,
@@ -91,6 +92,9 @@ impl Listener {
             if self.service.stage() == Stage::Closing {
                 // Callers without an answer are not served: they see our end and go to the next daemon.
                 if let Some(drained) = self.drain()? {
+                    if drained.is_none() {
+                        self.service.set_drained();
+                    }
                     return Poll::Ready(Ok(drained));
                 }
                 continue;
@@ -294,9 +298,7 @@ impl Listener {
 
     /// A handle that works after the listener has moved into a server.
     pub fn handle(&self) -> Handle {
-        Handle {
-            service: self.service.clone(),
-        }
+        Handle::new(self.service.clone())
     }
 
     /// Where this daemon lives.
@@ -328,50 +330,20 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.service.close("main returned");
+        self.service.set_drained();
     }
 }
 
+/// As [`accept`](Listener::accept). After an error the daemon closes, and the stream comes to its end: servers that go on
+/// after an error would go on for ever.
 impl futures_core::Stream for Listener {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll_accept(cx).map(Result::transpose)
-    }
-}
-
-/// Steers the daemon from anywhere in it.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    service: Arc<Service>,
-}
-
-impl Handle {
-    /// Completes when the daemon begins to close.
-    pub async fn closing(&self) {
-        self.service.closing().await;
-    }
-
-    /// As [`Listener::close`].
-    pub fn close(&self) {
-        self.service.close("close()");
-    }
-
-    /// As [`Listener::keep_alive`].
-    pub fn keep_alive(&self) -> KeepAlive {
-        KeepAlive {
-            _counted: Counted::keep_alive(&self.service),
+        let next = ready!(self.poll_accept(cx));
+        if let Err(error) = &next {
+            self.service.fail(error);
         }
+        Poll::Ready(next.transpose())
     }
-
-    /// As [`Listener::progress`].
-    pub fn progress(&self, text: impl Into<String>) {
-        self.service.progress(text.into());
-    }
-}
-
-/// Holds off the idle exit for as long as it lives.
-#[derive(Debug)]
-#[must_use = "the idle exit is held off only while this lives"]
-pub struct KeepAlive {
-    _counted: Counted,
 }

@@ -4,6 +4,10 @@
 //! which is ended when the test is over, whether it passed or not.
 
 mod counter;
+mod frames;
+mod grpc;
+mod http;
 mod memo;
 mod redis;
+mod rpc;
 mod stage;

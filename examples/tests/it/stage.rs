@@ -57,6 +57,31 @@ impl Stage {
         self.finish(self.command(arguments))
     }
 
+    /// What a call prints that has to succeed.
+    pub(crate) fn succeeds(
+        &self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stdout).to_owned()
+    }
+
+    /// `daemon stop`: the daemon has gone when it returns.
+    pub(crate) fn stops(&self) {
+        let daemon = self.daemon().expect("a running daemon");
+        self.succeeds(["daemon", "stop"]);
+        assert!(!self.is_locked(), "the daemon {daemon:?} is still there");
+    }
+
+    /// `daemon stop` in less than this.
+    pub(crate) fn stops_within(&self, limit: Duration) {
+        let start = Instant::now();
+        self.stops();
+        let took = start.elapsed();
+        assert!(took < limit, "it took {took:?}");
+    }
+
     /// Runs `command` to the end of its output; one that hangs is killed and fails the test.
     pub(crate) fn finish(&self, mut command: Command) -> Output {
         self.confine(&mut command);

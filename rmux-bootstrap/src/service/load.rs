@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Service;
+use super::{Service, Stage};
 
 /// What keeps this daemon busy.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Load {
     pub(super) open: usize,
     pub(super) keep_alives: usize,
+    /// Open connections of which nothing has been read yet.
+    pub(super) unheard: usize,
     /// Counts everything that came, so that a visit between two looks is seen.
     visits: u64,
 }
@@ -25,6 +27,7 @@ impl Load {
 pub(crate) struct Counted {
     service: Arc<Service>,
     connection: bool,
+    unheard: bool,
 }
 
 impl Counted {
@@ -37,30 +40,46 @@ impl Counted {
     }
 
     fn new(service: &Arc<Service>, connection: bool) -> Self {
-        let counted = Self {
+        service.load.send_modify(|load| {
+            if connection {
+                load.open += 1;
+                load.unheard += 1;
+            } else {
+                load.keep_alives += 1;
+            }
+            load.visits += 1;
+        });
+        Self {
             service: service.clone(),
             connection,
-        };
-        counted.count(|count| count + 1, 1);
-        counted
+            unheard: connection,
+        }
     }
 
-    fn count(&self, change: impl Fn(usize) -> usize, visits: u64) {
-        self.service.load.send_modify(|load| {
-            let count = if self.connection {
-                &mut load.open
-            } else {
-                &mut load.keep_alives
-            };
-            *count = change(*count);
-            load.visits += visits;
+    /// The first bytes of this connection, or its end, have been read.
+    pub(crate) fn heard(&mut self) {
+        if !std::mem::take(&mut self.unheard) {
+            return;
+        }
+        let service = &self.service;
+        // Only who waits for the end of a closing daemon needs to know; anybody else would be woken for nothing.
+        service.load.send_if_modified(|load| {
+            load.unheard = load.unheard.saturating_sub(1);
+            service.stage() == Stage::Closing
         });
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.count(|count| count.saturating_sub(1), 0);
+        self.service.load.send_modify(|load| {
+            if self.connection {
+                load.open = load.open.saturating_sub(1);
+                load.unheard = load.unheard.saturating_sub(usize::from(self.unheard));
+            } else {
+                load.keep_alives = load.keep_alives.saturating_sub(1);
+            }
+        });
     }
 }
 

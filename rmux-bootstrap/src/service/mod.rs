@@ -116,6 +116,8 @@ pub(crate) struct Service {
     state: Mutex<State>,
     stage: watch::Sender<Stage>,
     load: watch::Sender<Load>,
+    /// `accept` has handed out its last connection, or will never be called again.
+    drained: watch::Sender<bool>,
     /// Callers at the control socket that are being talked to.
     talks: Arc<Semaphore>,
     /// The flocked directory, and where there is no pidfd the channel whose end tells our death: held for life.
@@ -235,6 +237,7 @@ impl Service {
             }),
             stage: watch::Sender::new(Stage::Starting),
             load: watch::Sender::new(Load::default()),
+            drained: watch::Sender::new(false),
             talks: Arc::new(Semaphore::new(control::TALKS_MAX)),
             _held: held,
         })
@@ -448,6 +451,12 @@ impl Service {
         self.close_with(&mut self.state(), reason);
     }
 
+    /// Nobody can be served any more: it is told in the log, and the daemon leaves.
+    pub(crate) fn fail(&self, error: &io::Error) {
+        eprintln!("rmux-bootstrap: the daemon cannot accept and leaves: {error}");
+        self.close(&format!("cannot accept: {error}"));
+    }
+
     /// The same, unless a caller waits to be served. Whether it is closed.
     pub(crate) fn close_unless_awaited(&self, reason: &str) -> bool {
         let mut state = self.state();
@@ -491,12 +500,7 @@ impl Service {
             // An error would mean that the sender, which is ours, is gone.
             let _ = load.wait_for(|load| load.open == 0).await;
         };
-        if self.grace == Duration::MAX {
-            all_done.await;
-        } else {
-            // What is still open after the grace ends with the process.
-            let _ = tokio::time::timeout(self.grace, all_done).await;
-        }
+        self.within_grace(all_done).await;
         if served {
             let mut state = self.state();
             let reason = state.record.reason.clone();
@@ -529,6 +533,46 @@ impl Service {
         let mut stage = self.stage.subscribe();
         // As in `finish`: the sender is ours.
         let _ = stage.wait_for(|stage| *stage == Stage::Closing).await;
+    }
+
+    /// `accept` hands out nothing more.
+    pub(crate) fn set_drained(&self) {
+        self.drained.send_replace(true);
+    }
+
+    /// Waits until `accept` hands out nothing more.
+    pub(crate) async fn drained(&self) {
+        let mut drained = self.drained.subscribe();
+        // As in `finish`: the sender is ours.
+        let _ = drained.wait_for(|drained| *drained).await;
+    }
+
+    /// Waits until `accept` hands out nothing more and something has been read of each connection that it has handed
+    /// out; for the latter as long as the grace at most.
+    pub(crate) async fn heard_out(&self) {
+        if seeded::is("drained-at-close") {
+            return self.closing().await;
+        }
+        self.drained().await;
+        if seeded::is("drained-unheard") {
+            return;
+        }
+        let mut load = self.load.subscribe();
+        let all_heard = async {
+            // As above.
+            let _ = load.wait_for(|load| load.unheard == 0).await;
+        };
+        self.within_grace(all_heard).await;
+    }
+
+    /// Waits for `end`, unless the grace is over before.
+    async fn within_grace(&self, end: impl Future<Output = ()>) {
+        if self.grace == Duration::MAX {
+            end.await;
+        } else {
+            // What does not come to its end ends with the process.
+            let _ = tokio::time::timeout(self.grace, end).await;
+        }
     }
 
     /// A caller waits for READY, or for our end.
