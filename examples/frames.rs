@@ -237,7 +237,7 @@ fn run(method: &str, params: Value, scores: &Scores) -> Result<Value, Failure> {
         "table" => Ok(json!(*scores)),
         other => Err(Failure::new(
             -32601,
-            format!("there is no method `{other}`"),
+            &format!("there is no method `{other}`"),
         )),
     }
 }
