@@ -2,6 +2,7 @@
 //!
 //! The program is its own daemon, so that a load comes from within one process at the speed of a connect.
 
+mod cleaner;
 mod error_sweep;
 mod fault;
 mod hammer;
@@ -9,6 +10,7 @@ mod kill_sweep;
 mod races;
 mod scene;
 mod suite;
+mod waiting;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -60,7 +62,7 @@ async fn play(role: Role) -> ExitCode {
     }
 }
 
-const USAGE: &str = "usage: proof hammer [CONNECTS]\n       proof kill-sweep|error-sweep|races [--seed S] [--full] [--only POINT]";
+const USAGE: &str = "usage: proof hammer [CONNECTS]\n       proof kill-sweep|error-sweep|races|cleaner|waiting [--seed S] [--full] [--only POINT]";
 
 /// The suites that are told apart by name and take the common options.
 fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
@@ -68,6 +70,8 @@ fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
         "kill-sweep" => Some(kill_sweep::run),
         "error-sweep" => Some(error_sweep::run),
         "races" => Some(races::run),
+        "cleaner" => Some(cleaner::run),
+        "waiting" => Some(waiting::run),
         _ => None,
     }
 }
