@@ -7,6 +7,7 @@ mod error_sweep;
 mod fault;
 mod hammer;
 mod kill_sweep;
+mod pids;
 mod races;
 mod scene;
 mod suite;
@@ -44,6 +45,7 @@ async fn play(role: Role) -> ExitCode {
             .parse()
             .map_err(Into::into)
             .and_then(|count| hammer::load(&client, count)),
+        (Role::Client(_), ["pids-inside", point]) => pids::inside(point),
         (Role::Client(_), [name, ..]) => match suite(name) {
             Some(run) => {
                 let options = suite::Options::parse_from(std::env::args().skip(1));
@@ -62,7 +64,7 @@ async fn play(role: Role) -> ExitCode {
     }
 }
 
-const USAGE: &str = "usage: proof hammer [CONNECTS]\n       proof kill-sweep|error-sweep|races|cleaner|waiting [--seed S] [--full] [--only POINT]";
+const USAGE: &str = "usage: proof hammer [CONNECTS]\n       proof kill-sweep|error-sweep|races|cleaner|pids|waiting [--seed S] [--full] [--only POINT]";
 
 /// The suites that are told apart by name and take the common options.
 fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
@@ -71,6 +73,7 @@ fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
         "error-sweep" => Some(error_sweep::run),
         "races" => Some(races::run),
         "cleaner" => Some(cleaner::run),
+        "pids" => Some(pids::run),
         "waiting" => Some(waiting::run),
         _ => None,
     }
