@@ -28,7 +28,10 @@ const POINTS: [&str; 4] = ["waiter", "starter", "idle", "control"];
 
 pub(crate) fn run(options: &Options) -> crate::Outcome<Outcome> {
     let points = match &options.only {
-        Some(only) => vec![only.as_str()],
+        Some(only) => {
+            let known = POINTS.into_iter().find(|point| point == only);
+            vec![known.ok_or_else(|| format!("none of {POINTS:?}: {only}"))?]
+        }
         None => POINTS.to_vec(),
     };
     let span = if options.full { FULL } else { QUICK };
@@ -36,8 +39,7 @@ pub(crate) fn run(options: &Options) -> crate::Outcome<Outcome> {
         "waiter" => waits(false, span),
         "starter" => waits(true, span),
         "idle" => idles(span),
-        "control" => polls(),
-        other => Err(format!("none of {POINTS:?}: {other}")),
+        _ => polls(),
     });
     outcome.invariants = &["I12"];
     outcome.worst = None;
