@@ -24,7 +24,7 @@ use crate::service::words_client::WordsClient;
 use crate::service::words_server::{Words, WordsServer};
 
 /// What `build.rs` makes of the service's description.
-#[allow(unreachable_pub, reason = "it is generated")]
+#[allow(clippy::pedantic, unreachable_pub, reason = "it is generated")]
 mod service {
     include!(concat!(env!("OUT_DIR"), "/words.Words.rs"));
 }

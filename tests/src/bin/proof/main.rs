@@ -3,15 +3,18 @@
 //! The program is its own daemon, so that a load comes from within one process at the speed of a connect.
 
 mod all;
+mod cleaner;
 mod error_sweep;
 mod fault;
 mod hammer;
 mod kill_sweep;
+mod pids;
 mod races;
 mod scene;
 mod seeded;
 mod suite;
 mod tests;
+mod waiting;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -44,6 +47,7 @@ async fn play(role: Role) -> ExitCode {
             .parse()
             .map_err(Into::into)
             .and_then(|count| hammer::load(&client, count)),
+        (Role::Client(_), ["pids-inside", point]) => pids::inside(point),
         (Role::Client(_), [name, ..]) => match suite(name) {
             Some(run) => {
                 let options = suite::Options::parse_from(std::env::args().skip(1));
@@ -62,7 +66,7 @@ async fn play(role: Role) -> ExitCode {
     }
 }
 
-const USAGE: &str = "usage: proof all|model|seeded|kill-sweep|error-sweep|races|hammer [--seed S] [--full] [--page] [--only POINT]";
+const USAGE: &str = "usage: proof all|model|seeded|kill-sweep|error-sweep|races|hammer|cleaner|pids|waiting [--seed S] [--full] [--page] [--only POINT]";
 
 /// The suites that are told apart by name and take the common options.
 fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
@@ -73,6 +77,9 @@ fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
         "kill-sweep" => Some(kill_sweep::run),
         "error-sweep" => Some(error_sweep::run),
         "races" => Some(races::run),
+        "cleaner" => Some(cleaner::run),
+        "pids" => Some(pids::run),
+        "waiting" => Some(waiting::run),
         _ => None,
     }
 }

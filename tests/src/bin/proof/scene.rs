@@ -272,7 +272,7 @@ pub(crate) fn persists(fault: &Fault) -> bool {
 }
 
 /// What another process is going to do, for as long as the harness is patient.
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), String> {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), String> {
     let start = Instant::now();
     while !condition() {
         if start.elapsed() > PATIENCE {
