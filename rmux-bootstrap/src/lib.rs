@@ -19,6 +19,9 @@ mod endpoint;
 mod error;
 mod foreign;
 mod hand_over;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod in_process;
 mod join;
