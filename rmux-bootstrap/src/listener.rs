@@ -30,6 +30,8 @@ pub struct Listener {
     scarcity: Option<Pin<Box<Sleep>>>,
     /// The public socket goes first this time.
     public_first: bool,
+    /// Whoever accepts is told of the end by a signal, and takes `None` for another one.
+    pub(crate) ends_by_signal: bool,
 }
 
 impl Listener {
@@ -39,6 +41,7 @@ impl Listener {
             endpoint,
             scarcity: None,
             public_first: false,
+            ends_by_signal: false,
         }
     }
 
@@ -94,6 +97,9 @@ impl Listener {
                 if let Some(drained) = self.drain()? {
                     if drained.is_none() {
                         self.service.set_drained();
+                        if self.ends_by_signal {
+                            return Poll::Pending;
+                        }
                     }
                     return Poll::Ready(Ok(drained));
                 }

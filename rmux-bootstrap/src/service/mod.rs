@@ -547,8 +547,8 @@ impl Service {
         let _ = drained.wait_for(|drained| *drained).await;
     }
 
-    /// Waits until `accept` hands out nothing more and something has been read of each connection that it has handed
-    /// out; for the latter as long as the grace at most.
+    /// Waits until `accept` hands out nothing more and each connection that it has handed out has been asked something;
+    /// for the latter as long as the grace at most.
     pub(crate) async fn heard_out(&self) {
         if seeded::is("drained-at-close") {
             return self.closing().await;
