@@ -96,7 +96,7 @@ impl Listener {
                 // Callers without an answer are not served: they see our end and go to the next daemon.
                 if let Some(drained) = self.drain()? {
                     if drained.is_none() {
-                        self.service.set_drained();
+                        self.service.exhausted();
                         if self.ends_by_signal {
                             return Poll::Pending;
                         }
@@ -336,7 +336,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.service.close("main returned");
-        self.service.set_drained();
+        self.service.listener_dropped();
     }
 }
 

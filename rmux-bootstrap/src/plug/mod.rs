@@ -11,7 +11,7 @@ pub mod tonic;
 
 use std::future::poll_fn;
 use std::panic::resume_unwind;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
 
 use tokio::task::JoinHandle;
@@ -59,10 +59,10 @@ impl Listener {
         let service = self.service.clone();
         let drained = self.handle().drained();
         let mut server = EndedIfDropped(Some(tokio::spawn(server(self, drained).into_future())));
-        let mut all_handed_out = pin!(service.drained());
+        let mut all_handed_out = pin!(service.all_handed_out());
         poll_fn(|cx| {
             if let Some(task) = &mut server.0
-                && let Poll::Ready(ended) = std::pin::Pin::new(task).poll(cx)
+                && let Poll::Ready(ended) = Pin::new(task).poll(cx)
             {
                 return Poll::Ready(Some(ended));
             }
