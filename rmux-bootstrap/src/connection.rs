@@ -4,10 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::question::Question;
+use crate::seeded;
 use crate::service::Counted;
 
 /// The process on the other end.
@@ -32,6 +34,8 @@ pub struct Connection {
     peer: Peer,
     owner: bool,
     open: Option<Counted>,
+    /// On the daemon's side, until it is asked something.
+    question: Option<Question>,
 }
 
 impl Connection {
@@ -45,7 +49,19 @@ impl Connection {
             stream,
             peer,
             owner,
+            question: open.is_some().then(Question::default),
             open,
+        }
+    }
+
+    fn listen_for(&mut self, mut question: Question, bytes: &[u8]) {
+        if seeded::is("any-byte-is-a-question") || question.has_begun(bytes) {
+            self.question = None;
+            if let Some(open) = &mut self.open {
+                open.heard();
+            }
+        } else {
+            self.question = Some(question);
         }
     }
 
@@ -86,13 +102,13 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Some(open) = &mut self.open
-            && read.is_ready()
-        {
-            open.heard();
-        }
-        read
+        let Some(question) = self.question else {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        };
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.listen_for(question, &buf.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -24,11 +24,12 @@ impl Handle {
     }
 
     /// Completes when a closing daemon can tell its connections to end: `accept` has handed out the last one, and each
-    /// of them has said something, or the grace is over.
+    /// has been asked something, or the grace is over.
     ///
     /// It is the signal for the graceful shutdown of a server. [`closing`](Self::closing) would be too early: what is
-    /// queued then would never be accepted. And HTTP servers drop a connection of which they have not read anything yet,
-    /// though its client has been told that it is served.
+    /// queued then would never be accepted. And HTTP servers end a connection that has not been asked anything yet,
+    /// though its client has been told that it is served. A question is any byte; of an HTTP/2 client, its first
+    /// `HEADERS`.
     pub fn drained(&self) -> Drained {
         let service = self.service.clone();
         Drained(Box::pin(async move { service.heard_out().await }))

@@ -18,10 +18,10 @@ mod deadline;
 mod endpoint;
 mod error;
 mod foreign;
-mod hand_over;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hand_over;
 mod handle;
 mod in_process;
 mod join;
@@ -35,6 +35,7 @@ mod mode;
 mod plug;
 #[cfg(all(test, target_os = "linux"))]
 mod properties;
+mod question;
 mod role;
 mod seeded;
 mod service;

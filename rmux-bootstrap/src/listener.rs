@@ -30,6 +30,8 @@ pub struct Listener {
     scarcity: Option<Pin<Box<Sleep>>>,
     /// The public socket goes first this time.
     public_first: bool,
+    /// Whoever accepts is told of the end by a signal, and takes `None` for another one.
+    pub(crate) ends_by_signal: bool,
 }
 
 impl Listener {
@@ -39,6 +41,7 @@ impl Listener {
             endpoint,
             scarcity: None,
             public_first: false,
+            ends_by_signal: false,
         }
     }
 
@@ -93,7 +96,10 @@ impl Listener {
                 // Callers without an answer are not served: they see our end and go to the next daemon.
                 if let Some(drained) = self.drain()? {
                     if drained.is_none() {
-                        self.service.set_drained();
+                        self.service.exhausted();
+                        if self.ends_by_signal {
+                            return Poll::Pending;
+                        }
                     }
                     return Poll::Ready(Ok(drained));
                 }
@@ -330,7 +336,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         self.service.close("main returned");
-        self.service.set_drained();
+        self.service.listener_dropped();
     }
 }
 

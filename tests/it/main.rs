@@ -12,6 +12,7 @@ mod leftovers;
 mod manage;
 mod modes;
 mod paths;
+mod plugs;
 mod scarcity;
 mod self_care;
 mod skew;

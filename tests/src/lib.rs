@@ -4,6 +4,7 @@
 //! person who runs it. So everything happens in a [`Sandbox`]: a directory of its own that every process started in it
 //! carries in its environment, by which they are found and ended when the sandbox goes.
 
+pub mod http;
 mod invocation;
 pub mod process;
 mod sandbox;

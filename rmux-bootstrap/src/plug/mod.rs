@@ -11,7 +11,7 @@ pub mod tonic;
 
 use std::future::poll_fn;
 use std::panic::resume_unwind;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
 
 use tokio::task::JoinHandle;
@@ -24,7 +24,8 @@ impl Listener {
     ///
     /// `server` makes it from the listener and that future. It runs in a task of its own. `serve_with` returns when the
     /// daemon is closing and the last connection has been handed out, so that `main` can go on to its end; the server then
-    /// asks its connections to finish, and they have the daemon's grace to do it. Dropped before, it ends the server.
+    /// asks its connections to finish, and they have the daemon's grace to do it. Dropped before, it ends the server. The
+    /// listener that `server` gets has no end: it waits for ever once everything is handed out.
     ///
     /// ```no_run
     /// # #[cfg(feature = "axum")]
@@ -44,19 +45,24 @@ impl Listener {
     ///
     /// # Panics
     /// Where the server does before the daemon is closing, or outside of a tokio runtime.
-    pub async fn serve_with<S, E>(self, server: impl FnOnce(Self, Drained) -> S) -> Result<(), E>
+    pub async fn serve_with<S, E>(
+        mut self,
+        server: impl FnOnce(Self, Drained) -> S,
+    ) -> Result<(), E>
     where
         S: IntoFuture<Output = Result<(), E>>,
         S::IntoFuture: Send + 'static,
         E: Send + 'static,
     {
+        // tonic's server ends its connections at the end of the stream, without waiting for the signal.
+        self.ends_by_signal = true;
         let service = self.service.clone();
         let drained = self.handle().drained();
         let mut server = EndedIfDropped(Some(tokio::spawn(server(self, drained).into_future())));
-        let mut all_handed_out = pin!(service.drained());
+        let mut all_handed_out = pin!(service.all_handed_out());
         poll_fn(|cx| {
             if let Some(task) = &mut server.0
-                && let Poll::Ready(ended) = std::pin::Pin::new(task).poll(cx)
+                && let Poll::Ready(ended) = Pin::new(task).poll(cx)
             {
                 return Poll::Ready(Some(ended));
             }

@@ -10,7 +10,7 @@ use super::{Service, Stage};
 pub(super) struct Load {
     pub(super) open: usize,
     pub(super) keep_alives: usize,
-    /// Open connections of which nothing has been read yet.
+    /// Open connections that have not been asked anything yet.
     pub(super) unheard: usize,
     /// Counts everything that came, so that a visit between two looks is seen.
     visits: u64,
@@ -56,7 +56,7 @@ impl Counted {
         }
     }
 
-    /// The first bytes of this connection, or its end, have been read.
+    /// This connection has been asked something, or has come to its end.
     pub(crate) fn heard(&mut self) {
         if !std::mem::take(&mut self.unheard) {
             return;

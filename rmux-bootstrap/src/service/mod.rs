@@ -101,6 +101,16 @@ pub(crate) enum Stage {
     Closing,
 }
 
+/// Whether `accept` will hand out more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Supply {
+    Lasts,
+    /// The listener is gone, and what was queued with it.
+    Abandoned,
+    /// The last connection has been handed out.
+    Exhausted,
+}
+
 /// One daemon, for its whole life.
 #[derive(Debug)]
 pub(crate) struct Service {
@@ -116,8 +126,7 @@ pub(crate) struct Service {
     state: Mutex<State>,
     stage: watch::Sender<Stage>,
     load: watch::Sender<Load>,
-    /// `accept` has handed out its last connection, or will never be called again.
-    drained: watch::Sender<bool>,
+    supply: watch::Sender<Supply>,
     /// Callers at the control socket that are being talked to.
     talks: Arc<Semaphore>,
     /// The flocked directory, and where there is no pidfd the channel whose end tells our death: held for life.
@@ -237,7 +246,7 @@ impl Service {
             }),
             stage: watch::Sender::new(Stage::Starting),
             load: watch::Sender::new(Load::default()),
-            drained: watch::Sender::new(false),
+            supply: watch::Sender::new(Supply::Lasts),
             talks: Arc::new(Semaphore::new(control::TALKS_MAX)),
             _held: held,
         })
@@ -535,31 +544,43 @@ impl Service {
         let _ = stage.wait_for(|stage| *stage == Stage::Closing).await;
     }
 
-    /// `accept` hands out nothing more.
-    pub(crate) fn set_drained(&self) {
-        self.drained.send_replace(true);
+    /// `accept` has come to its end.
+    pub(crate) fn exhausted(&self) {
+        self.supply.send_replace(Supply::Exhausted);
     }
 
-    /// Waits until `accept` hands out nothing more.
-    pub(crate) async fn drained(&self) {
-        let mut drained = self.drained.subscribe();
+    /// Nobody accepts any more; maybe since all has been.
+    pub(crate) fn listener_dropped(&self) {
+        self.supply.send_if_modified(|supply| {
+            let is_early = *supply == Supply::Lasts;
+            if is_early {
+                *supply = Supply::Abandoned;
+            }
+            is_early
+        });
+    }
+
+    /// Waits until `accept` has come to its end. A listener that is dropped before never does.
+    pub(crate) async fn all_handed_out(&self) {
+        let mut supply = self.supply.subscribe();
         // As in `finish`: the sender is ours.
-        let _ = drained.wait_for(|drained| *drained).await;
+        let _ = supply.wait_for(|supply| *supply == Supply::Exhausted).await;
     }
 
-    /// Waits until `accept` hands out nothing more and something has been read of each connection that it has handed
-    /// out; for the latter as long as the grace at most.
+    /// Waits until `accept` hands out nothing more and each connection that it has handed out has been asked something;
+    /// for the latter as long as the grace at most.
     pub(crate) async fn heard_out(&self) {
         if seeded::is("drained-at-close") {
             return self.closing().await;
         }
-        self.drained().await;
+        let mut supply = self.supply.subscribe();
+        // As in `finish`: the senders are ours.
+        let _ = supply.wait_for(|supply| *supply != Supply::Lasts).await;
         if seeded::is("drained-unheard") {
             return;
         }
         let mut load = self.load.subscribe();
         let all_heard = async {
-            // As above.
             let _ = load.wait_for(|load| load.unheard == 0).await;
         };
         self.within_grace(all_heard).await;

@@ -15,16 +15,19 @@ use std::thread;
 use std::time::Duration;
 
 use rmux_bootstrap::Client;
+use rmux_bootstrap_tests::http::Conversation;
 use rmux_bootstrap_tests::{Sandbox, exchange};
 use rustix::fs::{Mode, OFlags};
 
-use crate::Outcome;
 use crate::suite::{self, Options, Violation};
+use crate::{Outcome, server};
 
 /// Callers of each kind.
 const THREADS: usize = 2;
 /// Connects of each caller between two pauses in which the daemon may leave.
 const BURST: usize = 25;
+/// In every how many bursts a daemon is stopped.
+const STOP_EVERY: usize = 2;
 
 /// Connects of a quick run, and of a full one.
 const QUICK: u64 = 100_000;
@@ -57,10 +60,14 @@ pub(crate) fn run(options: &Options) -> Outcome<suite::Outcome> {
         ..suite::Outcome::default()
     };
     if (public, calls) != ("0", "0") {
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
+        let server = server::version().map_or_else(String::new, |version| {
+            format!("PROOF_SERVER={} ", version.name())
+        });
         outcome.violations.push(Violation {
             what: format!("{public} lost at the public socket, {calls} lost calls"),
             reproduce: format!(
-                "cargo run --release -p rmux-bootstrap-tests --bin proof -- hammer --only {connects}"
+                "{server}cargo run --release -p rmux-bootstrap-tests --bin proof -- hammer --only {connects}"
             ),
         });
     }
@@ -99,10 +106,19 @@ pub(crate) fn load(client: &Client, connects: usize) -> Outcome {
             });
             scope.spawn(move || {
                 let mut random = 0x7f4a_7c15 + thread;
-                for _ in 0..rounds {
-                    for _ in 0..BURST {
+                for round in 0..rounds {
+                    for turn in 0..BURST {
                         if let Err(error) = calls(client) {
-                            eprintln!("proof: {error}");
+                            eprintln!("in a call: {error:?}");
+                            lost_calls.fetch_add(1, Ordering::Relaxed);
+                        }
+                        // Some daemons are told to leave while everybody is at work.
+                        if thread == 0
+                            && turn == BURST / 2
+                            && round % STOP_EVERY == 0
+                            && let Err(error) = client.stop_blocking()
+                        {
+                            eprintln!("cannot stop: {error}");
                             lost_calls.fetch_add(1, Ordering::Relaxed);
                         }
                     }
@@ -131,7 +147,11 @@ fn asks_publicly(socket: &Path, client: &Client) -> bool {
             UnixStream::connect(format!("/proc/self/fd/{}", resolved.as_raw_fd()))
         });
         match connected {
-            Ok(stream) => return exchange(&stream, "pid").is_ok(),
+            Ok(stream) => {
+                return ask(stream)
+                    .inspect_err(|error| eprintln!("at the public socket: {error:?}"))
+                    .is_ok();
+            }
             Err(_) => drop(client.connect_or_start_blocking()),
         }
     }
@@ -139,7 +159,19 @@ fn asks_publicly(socket: &Path, client: &Client) -> bool {
 
 fn calls(client: &Client) -> Outcome {
     let stream = client.connect_or_start_blocking()?;
-    exchange(&stream, "pid")?;
+    ask(stream)
+}
+
+/// One request on a new connection. Half of the time the daemon hears of it a little later, and may close before.
+fn ask(stream: UnixStream) -> Outcome {
+    static TURN: AtomicU64 = AtomicU64::new(0);
+    if TURN.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+        thread::sleep(Duration::from_micros(200));
+    }
+    match server::version() {
+        None => exchange(&stream, "pid")?,
+        Some(version) => Conversation::new(stream, version)?.get("/")?,
+    };
     Ok(())
 }
 

@@ -1,4 +1,5 @@
 //! Figures for what must never happen: `cargo run --release -p rmux-bootstrap-tests --bin proof -- all`.
+//! With `PROOF_SERVER=http1` its daemon is an axum server, with `http2` one of tonic.
 //!
 //! The program is its own daemon, so that a load comes from within one process at the speed of a connect.
 
@@ -12,6 +13,7 @@ mod pids;
 mod races;
 mod scene;
 mod seeded;
+mod server;
 mod suite;
 mod tests;
 mod waiting;
@@ -20,26 +22,28 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use rmux_bootstrap::{Daemon, Listener, Role};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use rmux_bootstrap::{Daemon, Role};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn main() -> ExitCode {
-    let idle = std::env::var("PROOF_IDLE_MS")
-        .ok()
-        .and_then(|text| text.parse().ok());
     Daemon::new("proof")
         .deadline(Duration::from_secs(30))
-        .idle_timeout(idle.map_or(Duration::MAX, Duration::from_millis))
+        .idle_timeout(milliseconds("PROOF_IDLE_MS").unwrap_or(Duration::MAX))
+        .grace(milliseconds("PROOF_GRACE_MS").unwrap_or(Duration::from_secs(20)))
         .run_async(play)
+}
+
+fn milliseconds(variable: &str) -> Option<Duration> {
+    let text = std::env::var(variable).ok()?;
+    text.parse().ok().map(Duration::from_millis)
 }
 
 async fn play(role: Role) -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let outcome = match (role, &arguments[..]) {
-        (Role::Server(listener), _) => serve(listener).await,
+        (Role::Server(listener), _) => server::serve(listener).await,
         (Role::Client(_), ["all", ..]) => {
             all::run(&suite::Options::parse_from(std::env::args().skip(1)))
         }
@@ -48,6 +52,11 @@ async fn play(role: Role) -> ExitCode {
             .map_err(Into::into)
             .and_then(|count| hammer::load(&client, count)),
         (Role::Client(_), ["pids-inside", point]) => pids::inside(point),
+        (Role::Client(client), ["start"]) => client
+            .connect_or_start()
+            .await
+            .map(drop)
+            .map_err(Into::into),
         (Role::Client(_), [name, ..]) => match suite(name) {
             Some(run) => {
                 let options = suite::Options::parse_from(std::env::args().skip(1));
@@ -82,27 +91,4 @@ fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
         "waiting" => Some(waiting::run),
         _ => None,
     }
-}
-
-/// Answers each line with this daemon's pid.
-async fn serve(mut listener: Listener) -> Outcome {
-    hammer::note("starts")?;
-    while let Some(connection) = listener.accept().await? {
-        tokio::spawn(async move {
-            let mut connection = BufReader::new(connection);
-            let mut line = String::new();
-            while connection
-                .read_line(&mut line)
-                .await
-                .is_ok_and(|length| length > 0)
-            {
-                let answer = format!("{}\n", std::process::id());
-                if connection.write_all(answer.as_bytes()).await.is_err() {
-                    break;
-                }
-                line.clear();
-            }
-        });
-    }
-    Ok(())
 }

@@ -1,10 +1,10 @@
-//! A harness proves itself: each of sixteen mistakes on purpose must make a test fail that passes without it.
+//! A harness proves itself: each of nineteen mistakes on purpose must make a test fail that passes without it.
 
 use crate::suite::{Options, Outcome, Violation};
 use crate::tests;
 
 /// A mistake, and the tests that are there to notice it.
-const MISTAKES: [(&str, &str); 16] = [
+const MISTAKES: [(&str, &str); 19] = [
     ("unlock-on-drop", "leftovers::the_daemon_holds_the_lock"),
     ("inheritable-lock", "leftovers::a_helper_that_outlives"),
     (
@@ -21,6 +21,18 @@ const MISTAKES: [(&str, &str); 16] = [
     (
         "unconditional-unlink",
         "closing::a_daemon_that_leaves_takes_nobody",
+    ),
+    (
+        "drained-at-close",
+        "plugs::axum::a_connection_that_has_said_nothing",
+    ),
+    (
+        "drained-unheard",
+        "plugs::tonic::a_connection_that_has_said_nothing",
+    ),
+    (
+        "any-byte-is-a-question",
+        "plugs::tonic::a_client_that_has_only_introduced_itself",
     ),
     ("no-directory-lock", "self_care::a_cleaner_leaves"),
     ("no-uid-check", "trust::another_user_is_closed"),
