@@ -8,7 +8,6 @@ use crate::error::StartupError;
 use crate::join::frame::{Frame, Leave};
 use crate::location::Location;
 use crate::lock;
-use crate::seeded;
 
 /// What a daemon may take beyond its grace: for its own last steps, not for anybody's answer.
 const SLACK: Duration = Duration::from_millis(200);
@@ -109,6 +108,7 @@ fn force(
     use rustix::process::Signal;
 
     use super::request::lock_inode;
+    use crate::seeded;
     use crate::sys::process;
 
     let refused = |state: &str| StartupError::DaemonBusy {
