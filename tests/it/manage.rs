@@ -396,17 +396,19 @@ fn a_starter_that_hangs_before_it_spawns_is_not_signalled() {
 fn status_does_not_call_a_moment_of_somebodys_look_unresponsive() {
     let sandbox = sandbox();
     sandbox.kill(daemon(&sandbox));
-    let over = std::sync::atomic::AtomicBool::new(false);
+    // Whoever looks goes on until this is dropped, also by a failure here.
+    let (over, looking) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+        let sandbox = &sandbox;
+        scope.spawn(move || {
+            while looking.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
                 assert_eq!(sandbox.call(&["peek"]).run().stdout, "nobody\n");
             }
         });
+        let _over = over;
         for _ in 0..30 {
-            assert_tells(&status(&sandbox), &["state:NotRunning"]);
+            assert_tells(&status(sandbox), &["state:NotRunning"]);
         }
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
 
