@@ -1,7 +1,9 @@
 //! What is taken away from a running daemon.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rmux_bootstrap_tests::{Sandbox, eventually, exchange, process};
@@ -48,6 +50,69 @@ fn sockets_that_are_moved_or_taken_by_others_are_not_fought_for() {
         assert_eq!(fs::read(sandbox.socket()).expect("the file"), b"");
         fs::remove_file(sandbox.socket()).expect("remove it");
     }
+}
+
+/// Takes both sockets of a daemon that stands still away, and puts what `plant` makes in their place.
+fn replace_sockets(sandbox: &Sandbox, pid: u32, mut plant: impl FnMut(&Path)) {
+    assert!(sandbox.signal(pid, rustix::process::Signal::STOP));
+    eventually("it is stopped", || process::state(pid) == Some('T'));
+    for socket in [sandbox.control(), sandbox.socket()] {
+        fs::remove_file(&socket).expect("remove a socket");
+        plant(&socket);
+    }
+    assert!(sandbox.signal(pid, rustix::process::Signal::CONT));
+}
+
+#[test]
+fn dead_sockets_in_the_place_of_ours_are_cleared() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    replace_sockets(&sandbox, pid, |socket| {
+        drop(UnixListener::bind(socket).expect("plant a socket"));
+    });
+    eventually("the public socket is back", || asked(&sandbox) == Some(pid));
+    assert_eq!(sandbox.pid(), (pid, false));
+    assert_eq!(sandbox.starts(), [pid]);
+}
+
+#[test]
+fn a_socket_that_somebody_holds_is_left_alone_until_he_has_gone() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    let mut others = Vec::new();
+    replace_sockets(&sandbox, pid, |socket| {
+        others.push(UnixListener::bind(socket).expect("take its place"));
+    });
+    // A daemon that fought for them would have removed them at its first look, which the planting itself has caused.
+    eventually("it has looked", || process::state(pid) == Some('S'));
+    for socket in [sandbox.control(), sandbox.socket()] {
+        UnixStream::connect(socket).expect("the other one is still there");
+    }
+    drop(others);
+    eventually("the public socket is back", || asked(&sandbox) == Some(pid));
+    assert_eq!(sandbox.pid(), (pid, false));
+}
+
+#[test]
+fn a_start_that_fails_without_its_lock_leaves_the_next_ones_sockets_alone() {
+    let sandbox = sandbox();
+    let first = sandbox.call(&["pid"]).init("gate").start();
+    eventually("the first one starts", || sandbox.daemons().len() == 1);
+    let lost = sandbox.daemons()[0];
+    assert!(sandbox.signal(lost, rustix::process::Signal::STOP));
+    eventually("it is stopped", || process::state(lost) == Some('T'));
+    fs::remove_file(sandbox.lock()).expect("remove the lock");
+    fs::remove_file(sandbox.control()).expect("remove the control socket");
+    let second = sandbox.call(&["pid"]).init("gate").start();
+    eventually("the second one starts", || sandbox.daemons().len() == 2);
+    let inode = |path: &Path| fs::symlink_metadata(path).expect("a socket").ino();
+    let before = inode(&sandbox.control());
+
+    assert!(sandbox.signal(lost, rustix::process::Signal::CONT));
+    first.finish().assert_error_tells(&["DaemonExited"]);
+    assert_eq!(inode(&sandbox.control()), before, "nobody has removed it");
+    sandbox.open_gate();
+    assert!(second.finish().pid().1);
 }
 
 #[test]
