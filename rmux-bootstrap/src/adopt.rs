@@ -214,8 +214,20 @@ fn claim(
         // The public socket is the service manager's.
         Some(_) => clear_stale_at(&location.control, &last)?,
     };
-    if !matches!(cleared, Cleared::Free) {
-        return Ok(None);
+    match cleared {
+        Cleared::Free => {}
+        Cleared::Leaving | Cleared::Activated(_) => return Ok(None),
+        Cleared::Held => {
+            let held = io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "a process has bound one of its sockets and does not listen; end it, or remove the socket",
+            );
+            return Err(StartupError::filesystem(
+                "take over",
+                &location.socket,
+                held,
+            ));
+        }
     }
     let mut record = last.next(&Build::own(version), location.log.clone());
     record.is_starter = false;

@@ -273,20 +273,25 @@ fn started<T>(thread: std::io::Result<T>) -> T {
     }
 }
 
-/// More descriptors than a runtime takes while it is built.
-const RUNTIME_PAIRS: usize = 3;
+/// More descriptors than a runtime takes while it is built: what polls, what wakes, and what tells of signals.
+const RUNTIME_DESCRIPTORS: usize = 6;
 
 /// A runtime with all drivers. tokio panics where there is no descriptor for its signal driver, so that there is room is
 /// made sure of first: this early in a process nobody else takes it.
 fn built(mut builder: Builder) -> Runtime {
-    let room: std::io::Result<Vec<_>> = (0..RUNTIME_PAIRS).map(|_| net::pair()).collect();
-    match room.map(drop).and_then(|()| builder.enable_all().build()) {
+    match has_room().and_then(|()| builder.enable_all().build()) {
         Ok(runtime) => runtime,
         Err(error) => give_up(
             EXIT_NO_RUNTIME,
             format_args!("cannot build the runtime: {error}"),
         ),
     }
+}
+
+fn has_room() -> std::io::Result<()> {
+    let (one, _other) = net::pair()?;
+    let more: std::io::Result<Vec<_>> = (2..RUNTIME_DESCRIPTORS).map(|_| one.try_clone()).collect();
+    more.map(drop)
 }
 
 /// A runtime whose end waits for nothing, also when `main` panics: what still runs has had its grace, and a stuck blocking

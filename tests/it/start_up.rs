@@ -244,3 +244,26 @@ fn a_wall_clock_that_runs_away_ends_no_call() {
         .run();
     assert!(answer.status.success(), "{answer:#?}");
 }
+
+#[test]
+fn a_socket_that_is_bound_and_does_not_listen_is_waited_for_and_named() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+
+    let sandbox = sandbox();
+    let (first, _) = sandbox.pid();
+    sandbox.kill(first);
+    std::fs::remove_file(sandbox.socket()).expect("remove the dead socket");
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let bound = socket_with(family, kind, SocketFlags::CLOEXEC, None).expect("a socket");
+    let address = SocketAddrUnix::new(sandbox.socket()).expect("an address");
+    bind(&bound, &address).expect("bind it");
+    sandbox
+        .call(&["pid"])
+        .deadline(Duration::from_millis(300))
+        .run()
+        .assert_error_tells(&["DaemonBusy", "a process has bound one of its sockets"]);
+    assert!(sandbox.socket().exists());
+    let waiter = sandbox.call(&["pid"]).start();
+    drop(bound);
+    assert!(waiter.finish().pid().1, "and once it has gone, it is dead");
+}

@@ -349,7 +349,7 @@ fn clear_stale(world: &mut World, index: usize) -> Option<Event> {
                 Name::Control
             };
             if let Some(inode) = world.kernel.name(name) {
-                if world.kernel.listener(inode).is_live() {
+                if world.kernel.listener(inode).holders != 0 {
                     return Some(Event::Occupied);
                 }
                 world.callers[index].at = At::Stale(name);
@@ -395,13 +395,11 @@ fn listen(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
             world.callers[index].at = At::Listening;
             Ok(None)
         }
-        At::Resolved(inode) => {
-            if world.kernel.connect(index, inode) {
-                Ok(Some(Event::Done))
-            } else {
-                Err(())
-            }
-        }
+        At::Resolved(inode) => match world.kernel.connect(index, inode) {
+            true if world.callers[index].listener == Some(inode) => Ok(Some(Event::Done)),
+            true => Ok(Some(Event::Occupied)),
+            false => Err(()),
+        },
         _ => {
             let inode = world.kernel.resolve(index, Name::Control).ok_or(())?;
             world.callers[index].at = At::Resolved(inode);

@@ -91,6 +91,8 @@ pub(crate) struct Driver<'a> {
     progress: Option<String>,
     /// The service manager that listens at the public socket, and has been asked to start the daemon.
     activating: Option<u32>,
+    /// One of the names is a socket of a process that does not listen there.
+    is_held_up: bool,
     daemon: Identity,
     pauses: u32,
     pause: Option<Duration>,
@@ -119,6 +121,7 @@ impl<'a> Driver<'a> {
             history: None,
             progress: None,
             activating: None,
+            is_held_up: false,
             daemon: Identity::default(),
             pauses: 0,
             pause: None,
@@ -225,6 +228,7 @@ impl<'a> Driver<'a> {
     }
 
     fn clear_stale(&mut self) -> Result<Event, StartupError> {
+        self.is_held_up = false;
         if self.activating.is_some() {
             // It has been asked to start the daemon already; each further connection would be a client to that.
             let socket = &self.plan.location.socket;
@@ -237,6 +241,10 @@ impl<'a> Driver<'a> {
             match start::clear_stale(self.plan.location, &self.record)? {
                 Cleared::Free => Event::Done,
                 Cleared::Leaving => Event::Occupied,
+                Cleared::Held => {
+                    self.is_held_up = true;
+                    Event::Occupied
+                }
                 Cleared::Activated(pid) => {
                     self.activating = Some(pid);
                     Event::Occupied
@@ -440,9 +448,21 @@ impl<'a> Driver<'a> {
         self.held()?.listen(control)?;
         let failed = |source| StartupError::filesystem("connect to", control, source);
         match self.reached(net::connect(control).map_err(failed)?)? {
-            Event::Connected => Ok(Event::Done),
+            Event::Connected if self.has_reached_itself() => Ok(Event::Done),
+            // Our files were taken away, and the name is the next starter's.
+            Event::Connected => Ok(Event::Occupied),
             _ => Err(failed(io::ErrorKind::ConnectionRefused.into())),
         }
+    }
+
+    /// Whether this process listens at the other end. The credentials of a listener are those of whoever called `listen`;
+    /// where they name no process, nothing speaks against it.
+    fn has_reached_itself(&self) -> bool {
+        let listener = self
+            .line
+            .as_ref()
+            .and_then(|(line, _)| net::credentials(line.fd()).ok()?.pid);
+        listener.is_none_or(|pid| pid == std::process::id())
     }
 
     /// Writes the failure down and lets go of the listener: whoever waits there wakes up and finds it.
@@ -502,7 +522,17 @@ impl<'a> Driver<'a> {
                 state: "a service manager that listens there, and its service has not come up; look at the unit's state and journal".to_owned(),
             };
         }
-        let living = self.line.is_some() || self.room.is_some() || self.join.op() == Op::Pause;
+        if self.is_held_up && self.line.is_none() {
+            return StartupError::DaemonBusy {
+                socket_path,
+                pid: None,
+                waited,
+                state: "not listening: a process has bound one of its sockets and may still begin to; end it, or remove the socket, to have another one started".to_owned(),
+            };
+        }
+        let living = self.line.is_some()
+            || self.room.is_some()
+            || matches!(self.join.op(), Op::Pause | Op::AwaitChild);
         if !living {
             return StartupError::StartupTimeout {
                 socket_path,

@@ -286,6 +286,8 @@ pub(crate) enum Cleared {
     Leaving,
     /// A service manager that starts the daemon when somebody connects; that has just been done. It is this process.
     Activated(u32),
+    /// A socket that a living process has bound, and at which it does not listen, or not yet.
+    Held,
 }
 
 /// Holding the lock: removes the sockets that a dead daemon left, and only what nobody answers at.
@@ -303,6 +305,9 @@ pub(crate) fn clear_stale_at(path: &Path, record: &Record) -> Result<Cleared, St
     }
     let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
     let stream = match net::connect(path).map_err(failed("probe"))? {
+        Reached::Nobody if net::is_held(path).map_err(failed("probe"))? => {
+            return Ok(Cleared::Held);
+        }
         Reached::Nobody => {
             return match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -93,7 +93,7 @@ pub(crate) enum Event {
     Done,
     /// The connection is in the listener's queue.
     Connected,
-    /// Holding the lock: a daemon that is just leaving still listens at the public socket.
+    /// Holding the lock: a name is somebody else's, most likely of a daemon that is just leaving.
     Occupied,
     /// There is no such socket, or nobody listens at it.
     Nobody,
@@ -169,7 +169,7 @@ impl Join {
             Op::TryLock => self.after_lock(event),
             Op::AskToLeave => Op::AwaitEnd,
             Op::Pause | Op::AwaitEnd => Op::Connect,
-            Op::ClearStale if event == Event::Occupied => self.let_go(Op::Pause),
+            Op::ClearStale | Op::Listen if event == Event::Occupied => self.let_go(Op::Pause),
             Op::ClearStale => Op::RecordStart,
             Op::RecordStart => Op::Listen,
             Op::Listen => Op::Spawn,
@@ -347,6 +347,48 @@ mod tests {
             ops[2..],
             [Op::ReadRecord, Op::TryLock, Op::Pause, Op::Connect]
         );
+    }
+
+    #[test]
+    fn a_starter_whose_connection_was_let_go_comes_back_to_its_daemon() {
+        let mut join = Join::new(true);
+        for event in [
+            Event::Nobody,
+            Event::Locked(Phase::Exited),
+            Event::Nobody,
+            Event::Done,
+            Event::Done,
+            Event::Done,
+            Event::Done,
+            Event::Gone,
+            Event::Record(Phase::Starting),
+        ] {
+            join.step(event);
+        }
+        assert_eq!((join.op(), join.hold()), (Op::AwaitChild, Hold::Child));
+        join.step(Event::Done);
+        join.step(Event::Nobody);
+        assert_eq!((join.op(), join.hold()), (Op::AwaitChild, Hold::Child));
+        join.step(Event::Done);
+        join.step(Event::Connected);
+        join.step(Event::Ready);
+        assert_eq!(join.op(), Op::Finish(Verdict::Started));
+    }
+
+    #[test]
+    fn a_starter_who_does_not_reach_himself_lets_go_and_looks_again() {
+        let mut join = Join::new(true);
+        for event in [
+            Event::Nobody,
+            Event::Locked(Phase::Exited),
+            Event::Nobody,
+            Event::Done,
+            Event::Done,
+            Event::Occupied,
+        ] {
+            join.step(event);
+        }
+        assert_eq!((join.op(), join.hold()), (Op::Pause, Hold::Nothing));
     }
 
     #[test]
