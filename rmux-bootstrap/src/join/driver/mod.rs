@@ -1,26 +1,28 @@
 //! Carries out what [`step`](super::step) says. One driver, two ways to wait: [`run_blocking`](Driver::run_blocking)
 //! needs no runtime, [`run`](Driver::run) is a future.
 
+mod ending;
+mod waiting;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::door;
-use super::frame::{Applicant, Assembler, Frame, Identity, Leave};
-use super::phase::Phase;
-use super::record::Record;
-use super::room::Room;
-use super::start::{self, Cleared, Start};
-use super::step::{Event, Hold, Join, Op, Verdict};
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
+use crate::join::door;
+use crate::join::frame::{Applicant, Assembler, Frame, Identity, Leave};
+use crate::join::phase::Phase;
+use crate::join::record::Record;
+use crate::join::room::Room;
+use crate::join::start::{self, Cleared, Start};
+use crate::join::step::{Event, Hold, Join, Op, Verdict};
 use crate::location::{self, Location};
 use crate::lock::{self, Attempt};
 use crate::skew::{Build, Fit, Wish};
 use crate::sys::net::{self, Reached};
-use crate::sys::readiness;
 use crate::sys::wait;
 use crate::trace::Trace;
 
@@ -385,16 +387,6 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn await_pause(&mut self) -> Turn {
-        // `woken` leaves zero where the pause has been waited for.
-        if self.pause.take() == Some(Duration::ZERO) {
-            return Turn::Came(Event::Done);
-        }
-        self.pause = Some((PAUSE_FIRST * (1 << self.pauses.min(5))).min(PAUSE_LAST));
-        self.pauses += 1;
-        Turn::Wait
-    }
-
     fn await_child(&mut self) -> Result<Turn, StartupError> {
         let socket = &self.plan.location.socket;
         match self
@@ -472,157 +464,6 @@ impl<'a> Driver<'a> {
             start.stop_listening(self.plan.location);
         }
         Event::Done
-    }
-
-    fn traced(&mut self, error: StartupError) -> StartupError {
-        self.trace
-            .finish(&self.plan.location.socket, "failed", None);
-        error
-    }
-
-    fn conclude(mut self, verdict: Verdict) -> Result<Option<Joined>, StartupError> {
-        let socket_path = self.plan.location.socket.clone();
-        let last = self.start.as_ref().and_then(Start::last);
-        self.trace.finish(&socket_path, verdict.name(), last);
-        match (verdict, self.line.take()) {
-            (Verdict::Joined | Verdict::Started, Some((line, gid))) => {
-                let child = self.start.as_ref().and_then(Start::child_pid);
-                Ok(Some(Joined {
-                    line,
-                    started: verdict == Verdict::Started
-                        && child.is_none_or(|pid| pid == self.daemon.pid),
-                    daemon: self.daemon,
-                    gid,
-                }))
-            }
-            (Verdict::Died, _) => Err(self.record.into_failure(socket_path)),
-            (Verdict::Skewed, _) => Err(StartupError::VersionSkew {
-                socket_path,
-                ours: self.plan.build.told_beside(&self.daemon.build),
-                theirs: self.daemon.build.told_beside(self.plan.build),
-            }),
-            (Verdict::NotRunning, _) if !self.plan.may_start => Ok(None),
-            _ => Err(StartupError::NotRunning { socket_path }),
-        }
-    }
-
-    /// The deadline is over: what stood in the way.
-    fn too_late(&mut self) -> StartupError {
-        if self.record.phase == Phase::Unknown || self.line.is_some() {
-            self.record = lock::read_record(&self.plan.location.lock).unwrap_or_default();
-        }
-        let child = self.start.as_ref().and_then(Start::child_pid);
-        let socket_path = self.plan.location.socket.clone();
-        let waited = self.plan.deadline.waited();
-        if let (Some(_), None) = (self.activating, &self.line) {
-            return StartupError::DaemonBusy {
-                socket_path,
-                pid: self.activating,
-                waited,
-                state: "a service manager that listens there, and its service has not come up; look at the unit's state and journal".to_owned(),
-            };
-        }
-        if self.is_held_up && self.line.is_none() {
-            return StartupError::DaemonBusy {
-                socket_path,
-                pid: None,
-                waited,
-                state: "not listening: a process has bound one of its sockets and may still begin to; end it, or remove the socket, to have another one started".to_owned(),
-            };
-        }
-        let living = self.line.is_some()
-            || self.room.is_some()
-            || matches!(self.join.op(), Op::Pause | Op::AwaitChild);
-        if !living {
-            return StartupError::StartupTimeout {
-                socket_path,
-                waited,
-            };
-        }
-        let held_by_nobody_we_know = !matches!(
-            self.record.phase,
-            Phase::Starting | Phase::Ready | Phase::Closing
-        );
-        if self.join.op() == Op::Pause && held_by_nobody_we_know {
-            return StartupError::Lock {
-                path: self.plan.location.lock.clone(),
-                source: io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("held by another process for {waited:.1?}"),
-                ),
-            };
-        }
-        let mut state = match (self.record.phase, self.join.op()) {
-            (_, Op::AwaitEnd) => "asked to leave for a newer build, and still closing".to_owned(),
-            (Phase::Starting, _) => "still starting".to_owned(),
-            (Phase::Closing, _) => "still closing".to_owned(),
-            (_, Op::AwaitRoom) => "alive, but its queue of connections is full".to_owned(),
-            (Phase::Ready, _) => "alive, but busy or hung: it did not answer".to_owned(),
-            _ => "holding the start-up lock without an answer".to_owned(),
-        };
-        if let Some(progress) = &self.progress {
-            state = format!("{state}: {progress}");
-        }
-        StartupError::DaemonBusy {
-            socket_path,
-            pid: child.or(Some(self.record.pid)).filter(|pid| *pid != 0),
-            waited,
-            state,
-        }
-    }
-
-    fn patience(&self) -> Option<Duration> {
-        let unwatched = self.start.as_ref().is_some_and(Start::child_is_unwatched);
-        let poll = unwatched.then_some(PAUSE_LAST);
-        [self.pause, poll, self.plan.deadline.remaining()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// A pause that was waited for is over.
-    fn woken(&mut self) {
-        if let Some(pause) = &mut self.pause {
-            *pause = Duration::ZERO;
-        }
-    }
-
-    /// What the due operation waits for.
-    fn awaited_fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
-        let child = self.start.as_ref().and_then(Start::child_fd);
-        match self.join.op() {
-            Op::AwaitReady => [self.line.as_ref().map(|(line, _)| line.fd()), child],
-            Op::AwaitEnd => [self.line.as_ref().map(|(line, _)| line.fd()), None],
-            Op::AwaitChild => [child, None],
-            Op::AwaitRoom => [self.room.as_ref().map(Room::signal_fd), None],
-            _ => [None, None],
-        }
-    }
-
-    async fn wait(&mut self) -> io::Result<()> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(io::Error::other(
-                "no tokio runtime here: use the `_blocking` method",
-            ));
-        }
-        if matches!(self.join.op(), Op::AwaitReady | Op::AwaitEnd) {
-            self.line = match self.line.take() {
-                Some((Line::Std(stream), gid)) => {
-                    Some((Line::Tokio(tokio::net::UnixStream::from_std(stream)?), gid))
-                }
-                line => line,
-            };
-        }
-
-        let mut fds = self.awaited_fds();
-        let line = match (&self.line, self.join.op()) {
-            (Some((Line::Tokio(stream), _)), Op::AwaitReady | Op::AwaitEnd) => {
-                fds[0] = None;
-                Some(stream)
-            }
-            _ => None,
-        };
-        readiness::any(line, fds, self.patience()).await
     }
 }
 

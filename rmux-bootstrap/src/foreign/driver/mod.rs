@@ -1,19 +1,21 @@
 //! Carries out what [`step`](super::step) says.
 
+mod ending;
+mod judging;
+mod waiting;
+
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::earlier::Earlier;
-use super::outcome::StartupOutcome;
-use super::step::{Event, Foreign, Hold, Op, Verdict};
-use crate::daemon::DEFAULT_STARTUP_DEADLINE;
 use crate::deadline::Deadline;
 use crate::error::StartupError;
+use crate::foreign::earlier::Earlier;
+use crate::foreign::outcome::StartupOutcome;
+use crate::foreign::step::{Event, Foreign, Hold, Op};
 use crate::join::door;
 use crate::join::frame::{Applicant, Assembler, Frame};
 use crate::join::phase::Phase;
@@ -25,7 +27,7 @@ use crate::location::{self, Location};
 use crate::lock::{self, Attempt};
 use crate::sys::net::{self, Reached};
 use crate::sys::timer::Timer;
-use crate::sys::{fs, process, readiness};
+use crate::sys::{fs, process};
 use crate::trace::Trace;
 
 /// The shortest pause before something is looked at again; most gaps last for a few system calls of another process.
@@ -136,17 +138,6 @@ impl<'a> Call<'a> {
             if self.flow.hold() == Hold::Nothing {
                 self.let_go();
             }
-        }
-    }
-
-    /// Whether the deadline ends the call before the due operation: nothing is created, judged or launched after it. The
-    /// first look is made whatever the deadline, and one that is zero allows for nothing else.
-    fn comes_too_late(&self) -> bool {
-        match self.flow.op() {
-            Op::Judge | Op::Listen | Op::RecordStart | Op::Launch => self.deadline.is_over(),
-            Op::TryLock => self.deadline.is_over() && self.polling_since.is_none(),
-            Op::AwaitStarter => self.deadline.is_over() && self.starter_has_gone,
-            _ => false,
         }
     }
 
@@ -319,45 +310,6 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn judge(&mut self) -> Result<Event, StartupError> {
-        let Location {
-            socket, control, ..
-        } = self.location;
-        if self
-            .start
-            .as_ref()
-            .is_none_or(|start| !start.is_listening())
-        {
-            match door::knock(self.location, control)? {
-                Reached::Nobody => remove(control)?,
-                Reached::Queued(_) | Reached::Full => return Ok(Event::Elsewhere),
-            }
-        }
-        self.earlier = Earlier::of(&self.record).map_err(|source| {
-            StartupError::filesystem(
-                "look at the process that is told of in",
-                &self.location.lock,
-                source,
-            )
-        })?;
-        if self.earlier.is_some() {
-            return Ok(Event::Underway);
-        }
-        if let Some(seen) = location::check_socket(socket)? {
-            let failed = |source| StartupError::filesystem("probe", socket, source);
-            if net::is_held(socket).map_err(failed)? {
-                return Ok(Event::Underway);
-            }
-            match location::check_socket(socket)? {
-                Some(now) if now.inode == seen.inode => remove(socket)?,
-                // What has taken the name since is not what was judged.
-                Some(_) => return Ok(Event::Nobody),
-                None => {}
-            }
-        }
-        Ok(Event::Done)
-    }
-
     /// Listens at the control socket, so that everybody can wait there; still under the lock that counts.
     fn listen(&mut self) -> Result<Event, StartupError> {
         self.polling_since = None;
@@ -438,219 +390,5 @@ impl<'a> Call<'a> {
         let is_there = fs::look(&self.location.socket).is_ok_and(|found| found.is_some());
         let event = if is_there { self.probe()? } else { None };
         Ok(event.or(has_ended.then_some(Event::Failed)))
-    }
-
-    fn record_answer(&mut self) {
-        let pid = self.stream.as_ref().and_then(|(_, pid)| *pid);
-        self.started = self.has_started(pid);
-        let separate = pid.is_some_and(|pid| pid != std::process::id());
-        if let Some(start) = &mut self.start {
-            let child_is_another = !self.started && start.child_pid().is_some();
-            if child_is_another && !start.child_has_ended().unwrap_or(false) {
-                // Somebody else's daemon came first, and ours may still come. The record stays about ours, which keeps
-                // its share of the lock.
-                start.stop_listening(self.location);
-                return;
-            }
-            start.record_answer(pid, self.started && separate);
-            start.stop_listening(self.location);
-            start.unlock();
-            if let (true, None, Some(pid), true) = (self.started, start.child_pid(), pid, separate)
-            {
-                start.reap_forgotten(pid);
-            }
-        }
-    }
-
-    /// Whether what serves is what this call has launched.
-    fn has_started(&self, pid: Option<u32>) -> bool {
-        let child = self.start.as_ref().and_then(Start::child_pid);
-        let Some(pid) = pid else {
-            // A process that cannot be seen from here is no child of ours. Where no peer's pid is ever told: the launcher
-            // did run, and nobody had answered before.
-            return child.is_none() || !cfg!(any(target_os = "linux", target_os = "android"));
-        };
-        match child {
-            Some(child) => process::descends_from(pid, child),
-            None if pid == std::process::id() => true,
-            // The launcher's child is not known. What serves must be younger than this call.
-            None => match (self.began, process::start_time(pid)) {
-                (Some(began), Ok(Some(since))) => since >= began,
-                _ => true,
-            },
-        }
-    }
-
-    fn record_failure(&mut self) {
-        if let Some(start) = &mut self.start {
-            if let Some(error) = &self.launcher_error {
-                start.record_launcher_error(error);
-            } else {
-                self.record = start.record_failure();
-            }
-            // Not before it is written: this wakes whoever reads it.
-            start.stop_listening(self.location);
-            if self.launcher_error.is_none() {
-                // The child is dead. What it has started may still share the lock, which was not meant for it.
-                start.unlock();
-            }
-        }
-    }
-
-    fn conclude(mut self, verdict: Verdict) -> Result<StartupOutcome, StartupError> {
-        let socket_path = self.location.socket.clone();
-        self.trace.finish(&socket_path, verdict.name(), None);
-        if verdict == Verdict::Failed {
-            return Err(match self.launcher_error.take() {
-                Some(source) => StartupError::Launcher { source },
-                None => std::mem::take(&mut self.record).into_failure(socket_path),
-            });
-        }
-        let Some((stream, _)) = self.stream.take() else {
-            return Err(StartupError::NotRunning { socket_path });
-        };
-        let stream = tokio::net::UnixStream::from_std(stream).map_err(|source| {
-            StartupError::filesystem("register the connection to", &socket_path, source)
-        })?;
-        Ok(if verdict == Verdict::Started && self.started {
-            StartupOutcome::Started(stream)
-        } else {
-            StartupOutcome::JoinedExisting(stream)
-        })
-    }
-
-    /// The deadline is over: what stood in the way.
-    fn too_late(&mut self) -> StartupError {
-        let waited = self.deadline.waited();
-        self.trace.finish(&self.location.socket, "failed", None);
-        let socket_path = self.location.socket.clone();
-        let busy = |pid: Option<u32>, state: &str| StartupError::DaemonBusy {
-            socket_path: socket_path.clone(),
-            pid,
-            waited,
-            state: state.to_owned(),
-        };
-        let earlier = match self.flow.op() {
-            Op::AwaitEarlier => self.earlier.take(),
-            Op::AwaitRoom | Op::AwaitStarter if self.starter.is_none() => {
-                let record = lock::read_record(&self.location.lock).unwrap_or_default();
-                Earlier::of(&record).ok().flatten()
-            }
-            _ => None,
-        };
-        let pid = earlier.as_ref().map(|earlier| earlier.pid);
-        if earlier.as_ref().is_some_and(|earlier| earlier.is_unknown) {
-            let lock = self.location.lock.display();
-            return busy(
-                pid,
-                &format!(
-                    "perhaps still starting: it cannot be seen from here, and its starter is gone; if it has ended, remove {lock}"
-                ),
-            );
-        }
-        match (self.flow.op(), earlier.map(|earlier| earlier.phase)) {
-            (Op::AwaitRoom, _) => busy(pid, "alive, but its queue of connections is full"),
-            (_, Some(Phase::Ready)) => busy(
-                pid,
-                "alive, but nobody answers at its socket; end that process to have another one started",
-            ),
-            (_, Some(_)) => busy(
-                pid,
-                "still starting; wait for it, or end that process to have another one started",
-            ),
-            (Op::AwaitEarlier, None) => busy(
-                None,
-                "not listening: a process has bound this socket and may still begin to; end it, or remove the socket, to have another one started",
-            ),
-            (Op::AwaitStarter, None) if self.starter.is_none() => StartupError::Lock {
-                path: self.location.lock.clone(),
-                source: io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("held by another process for {waited:.1?}"),
-                ),
-            },
-            _ => StartupError::StartupTimeout {
-                socket_path,
-                waited,
-            },
-        }
-    }
-
-    /// Gives up what is held. Whoever waited for this call's start goes on.
-    fn let_go(&mut self) {
-        if let Some(mut start) = self.start.take() {
-            let is_open = matches!(self.flow.op(), Op::Launch | Op::AwaitDaemon | Op::AwaitRoom);
-            if is_open && self.flow.hold() != Hold::Nothing {
-                start.bound_launch(DEFAULT_STARTUP_DEADLINE);
-            }
-            start.stop_listening(self.location);
-        }
-        self.earlier = None;
-    }
-
-    async fn wait(&mut self) -> Result<(), StartupError> {
-        let pause = self.pause();
-        let failed = |source| StartupError::filesystem("wait at", &self.location.socket, source);
-        if let Some(pause) = pause {
-            // Where it cannot be had, the runtime's clock does, to the millisecond.
-            self.timer = self.timer.take().or_else(|| Timer::new().ok());
-            if let Some(timer) = &self.timer {
-                timer.set(pause).map_err(failed)?;
-            }
-        }
-        let patience = [pause, self.deadline.remaining()]
-            .into_iter()
-            .flatten()
-            .min();
-        let awaited = match self.flow.op() {
-            Op::AwaitRoom => self.room.as_ref().map(Room::signal_fd),
-            Op::AwaitStarter => self.starter.as_ref().map(|(stream, _)| stream.as_fd()),
-            Op::AwaitEarlier => self.earlier.as_ref().and_then(Earlier::signal_fd),
-            Op::AwaitDaemon => self.start.as_ref().and_then(Start::child_fd),
-            _ => None,
-        };
-        let timer = self.timer.as_ref().map(Timer::signal_fd);
-        let fds = [awaited, timer.filter(|_| pause.is_some())];
-        readiness::any(None, fds, patience).await.map_err(failed)?;
-        self.has_waited = true;
-        Ok(())
-    }
-
-    /// How long to wait at most before the next look, where something is waited for that no event announces: that a
-    /// daemon listens, that another program lets go of the lock.
-    ///
-    /// The pauses are a part of the time that has passed, so that a look comes late by no more than that part of the wait
-    /// and their number grows with its logarithm only. (inotify would tell of the socket's appearance, though not of the
-    /// `listen` after it. But closing its descriptor waits for a grace period of the kernel, which costs more than it
-    /// saves: 2 to 18 ms were measured.)
-    fn pause(&mut self) -> Option<Duration> {
-        let longest = self
-            .poll_interval
-            .clamp(Duration::from_millis(1), LONGEST_PAUSE);
-        let part = match self.flow.op() {
-            Op::AwaitRoom => return None,
-            // The starter's end wakes us; this is for one that is stopped.
-            Op::AwaitStarter if self.starter.is_some() => return Some(longest),
-            Op::AwaitStarter => 16,
-            _ => 512,
-        };
-        let passed = self
-            .polling_since
-            .get_or_insert_with(Instant::now)
-            .elapsed();
-        let left = self.earlier.as_ref().and_then(Earlier::left);
-        let pause = (passed / part).max(PAUSE_FIRST).min(longest);
-        Some(left.map_or(pause, |left| pause.min(left.max(PAUSE_FIRST))))
-    }
-}
-
-fn remove(stale: &std::path::Path) -> Result<(), StartupError> {
-    match std::fs::remove_file(stale) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StartupError::filesystem(
-            "remove the stale socket",
-            stale,
-            error,
-        )),
-        _ => Ok(()),
     }
 }
