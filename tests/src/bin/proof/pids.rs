@@ -206,8 +206,16 @@ impl Bystander {
     }
 
     fn is_spared(&mut self, what: &str, answer: &Answer) -> Result<(), String> {
-        match self.0.try_wait() {
-            Ok(None) if process::state(self.pid()) == Some('S') => Ok(()),
+        let pid = self.pid();
+        let mut ended = Ok(None);
+        // It may only just have begun; a signal that is on its way has it running until it takes effect.
+        eventually("the bystander has come to rest or to its end", || {
+            ended = self.0.try_wait();
+            !matches!(ended, Ok(None)) || process::state(pid) == Some('S')
+        })
+        .map_err(|error| format!("{what}: {error}, {answer:?}"))?;
+        match ended {
+            Ok(None) => Ok(()),
             ended => Err(format!("{what} has hit a stranger: {ended:?} {answer:?}")),
         }
     }
