@@ -20,7 +20,7 @@ use crate::seeded;
 use crate::service::Foundation;
 use crate::skew::Build;
 use crate::sys::net::{self, Reached};
-use crate::sys::{fs, process, systemd};
+use crate::sys::{descriptors, fs, process, systemd};
 
 /// The runtime cannot be built.
 pub(crate) const EXIT_NO_RUNTIME: i32 = 71;
@@ -113,9 +113,9 @@ fn has_channel() -> bool {
 }
 
 fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
-    process::close_inherited();
+    descriptors::close_inherited();
     let (briefing, lock, control) = Briefing::receive(rustix::stdio::stdin())?;
-    let channel = process::take_stdin()?;
+    let channel = descriptors::take_stdin()?;
     process::detach(&briefing.endpoint().label())?;
     // The same open file description: asking again says whether it is really held.
     let held = fs::facts_of(&lock)?;

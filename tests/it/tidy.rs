@@ -7,29 +7,12 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 500;
 
 /// Longer files, and why.
-const LONG: [(&str, &str); 7] = [
+const LONG: [(&str, &str); 2] = [
     ("examples/memo.rs", "a whole tool, to be read in one piece"),
-    (
-        "rmux-bootstrap/src/foreign/driver.rs",
-        "one loop that carries out every operation of its step function",
-    ),
-    (
-        "rmux-bootstrap/src/join/driver.rs",
-        "one loop that carries out every operation of its step function",
-    ),
-    (
-        "rmux-bootstrap/src/service/mod.rs",
-        "the state that one lock guards, and what is done under it",
-    ),
-    (
-        "rmux-bootstrap/src/sys/process.rs",
-        "each system's own way to the same few facts",
-    ),
     (
         "tests/it/foreign/shortfalls.rs",
         "a list: one test for each shortfall",
     ),
-    ("tests/it/paths.rs", "a list: one test for each path"),
 ];
 
 fn root() -> PathBuf {

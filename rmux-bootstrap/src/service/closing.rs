@@ -1,16 +1,16 @@
 //! The end of a daemon: no newcomer any more, what is queued still served, what is open given its grace.
 
-use super::{Service, Stage, State, Supply, remove_if};
-use crate::join::phase::Phase;
-use crate::seeded;
-use crate::sys::net;
-use crate::sys::systemd;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Service, Stage, State, Supply, remove_if};
+use crate::join::phase::Phase;
+use crate::seeded;
+use crate::sys::{net, systemd};
 
 impl Service {
     /// From here on a signal closes, it does not kill. Set up before the first caller can know of us, and once.

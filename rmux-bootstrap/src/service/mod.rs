@@ -18,12 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use self::load::{Load, leave_when_idle};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Semaphore, watch};
 
-pub(crate) use self::load::Counted;
-use self::load::{Load, leave_when_idle};
 use crate::hand_over::Briefing;
 use crate::join::frame::{Frame, Identity, Leaving, Report};
 use crate::join::phase::Phase;
@@ -32,9 +31,9 @@ use crate::seeded;
 use crate::skew::Build;
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
-use crate::sys::process;
-use crate::sys::{readiness, systemd};
+use crate::sys::{process, readiness, systemd};
 
+pub(crate) use self::load::Counted;
 /// Without descriptors or memory, `accept` waits for one of our connections to end, or this long: what else in the
 /// process frees a descriptor tells nobody.
 pub(crate) const SCARCITY_PAUSE: Duration = Duration::from_millis(20);

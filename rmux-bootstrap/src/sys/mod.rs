@@ -5,6 +5,7 @@
     reason = "the one layer that talks to the kernel directly"
 )]
 
+pub(crate) mod descriptors;
 pub(crate) mod fs;
 pub(crate) mod net;
 pub(crate) mod process;

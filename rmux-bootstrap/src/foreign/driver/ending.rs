@@ -1,16 +1,15 @@
 //! What a call leaves behind and how it ends: with a daemon, or with an error that tells what stood in the way.
 
+use std::io;
+
 use super::Call;
 use crate::daemon::DEFAULT_STARTUP_DEADLINE;
 use crate::error::StartupError;
 use crate::foreign::earlier::Earlier;
 use crate::foreign::outcome::StartupOutcome;
-use crate::foreign::step::Hold;
-use crate::foreign::step::Op;
-use crate::foreign::step::Verdict;
+use crate::foreign::step::{Hold, Op, Verdict};
 use crate::join::phase::Phase;
 use crate::lock;
-use std::io;
 
 impl Call<'_> {
     pub(super) fn record_answer(&mut self) {

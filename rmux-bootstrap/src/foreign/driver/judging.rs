@@ -1,18 +1,16 @@
 //! Whether an earlier start may still come to answer, and whose daemon it is that does.
 
+use std::io;
+
 use super::Call;
 use crate::error::StartupError;
 use crate::foreign::earlier::Earlier;
-use crate::foreign::step::Event;
-use crate::foreign::step::Op;
+use crate::foreign::step::{Event, Op};
 use crate::join::door;
 use crate::join::start::Start;
-use crate::location;
-use crate::location::Location;
-use crate::sys::net;
-use crate::sys::net::Reached;
+use crate::location::{self, Location};
+use crate::sys::net::{self, Reached};
 use crate::sys::process;
-use std::io;
 
 impl Call<'_> {
     /// Whether the deadline ends the call before the due operation: nothing is created, judged or launched after it. The

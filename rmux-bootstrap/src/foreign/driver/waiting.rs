@@ -1,5 +1,8 @@
 //! Waiting: for a descriptor, a launcher, or a while.
 
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
 use super::{Call, LONGEST_PAUSE, PAUSE_FIRST};
 use crate::error::StartupError;
 use crate::foreign::earlier::Earlier;
@@ -8,9 +11,6 @@ use crate::join::room::Room;
 use crate::join::start::Start;
 use crate::sys::readiness;
 use crate::sys::timer::Timer;
-use std::os::fd::AsFd;
-use std::time::Duration;
-use std::time::Instant;
 
 impl Call<'_> {
     pub(super) async fn wait(&mut self) -> Result<(), StartupError> {

@@ -1,13 +1,13 @@
 //! How a call ends: with a connection, or with an error that tells what stood in the way.
 
+use std::io;
+
 use super::{Driver, Joined};
 use crate::error::StartupError;
 use crate::join::phase::Phase;
 use crate::join::start::Start;
-use crate::join::step::Op;
-use crate::join::step::Verdict;
+use crate::join::step::{Op, Verdict};
 use crate::lock;
-use std::io;
 
 impl Driver<'_> {
     pub(super) fn traced(&mut self, error: StartupError) -> StartupError {

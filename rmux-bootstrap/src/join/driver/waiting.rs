@@ -1,14 +1,14 @@
 //! Waiting for what the due operation waits for: on a thread, or on a runtime.
 
-use super::{Driver, Line, PAUSE_FIRST, PAUSE_LAST, Turn};
-use crate::join::room::Room;
-use crate::join::start::Start;
-use crate::join::step::Event;
-use crate::join::step::Op;
-use crate::sys::readiness;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
+
+use super::{Driver, Line, PAUSE_FIRST, PAUSE_LAST, Turn};
+use crate::join::room::Room;
+use crate::join::start::Start;
+use crate::join::step::{Event, Op};
+use crate::sys::readiness;
 
 impl Driver<'_> {
     pub(super) fn await_pause(&mut self) -> Turn {
