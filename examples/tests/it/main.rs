@@ -4,10 +4,7 @@
 //! which is ended when the test is over, whether it passed or not.
 
 mod counter;
-mod frames;
-mod grpc;
-mod http;
 mod memo;
 mod redis;
-mod rpc;
+#[allow(dead_code, reason = "the tests of `servers` use what these do not")]
 mod stage;
