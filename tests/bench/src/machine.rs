@@ -27,6 +27,7 @@ impl Machine {
                     "-C",
                     env!("CARGO_MANIFEST_DIR"),
                     "describe",
+                    "--exclude=*",
                     "--always",
                     "--dirty",
                 ],
