@@ -1,0 +1,210 @@
+//! What depending on it costs: time to build, size, crates.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use program::Outcome;
+
+use super::alternate_after;
+use crate::place::{Bench, Place};
+use crate::report::{Report, Table, Verdict, short};
+use crate::sample::{Sample, count};
+
+const ROUNDS: usize = 3;
+/// The kernel counts processor time in hundredths of a second for everybody, whatever it uses itself.
+const TICKS: f64 = 100.0;
+
+macro_rules! tokio {
+    () => {
+        "tokio = { version = \"1\", features = [\"net\", \"rt-multi-thread\", \"signal\", \"sync\", \"time\"] }\n"
+    };
+}
+
+/// The smallest user, the same with tokio alone, and with what is a given beside tokio: the source, and what it depends
+/// on. The features are those that the two crates ask for.
+const USERS: [(&str, &str, &str); 3] = [
+    (
+        "rmux-bootstrap",
+        include_str!("../../smallest/bootstrap.rs"),
+        concat!(
+            "rmux-bootstrap = { path = \"",
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../rmux-bootstrap\" }\n",
+            "tokio = { version = \"1\", features = [\"rt\"] }\n"
+        ),
+    ),
+    (
+        "tokio alone",
+        include_str!("../../smallest/tokio.rs"),
+        tokio!(),
+    ),
+    (
+        "tokio, and the given rustix, syn and thiserror",
+        include_str!("../../smallest/tokio.rs"),
+        concat!(
+            tokio!(),
+            "rustix = { version = \"1\", default-features = false, features = [\"event\", \"fs\", \"net\", \"param\", ",
+            "\"process\", \"std\", \"stdio\", \"thread\", \"time\"] }\n",
+            "thiserror = \"2\"\n",
+            // As for an attribute: built for the compiler, not for the program.
+            "\n[build-dependencies]\n",
+            "syn = { version = \"3\", default-features = false, features = [\"derive\", \"parsing\", ",
+            "\"printing\", \"proc-macro\"] }\n"
+        ),
+    ),
+];
+
+/// Builds all from nothing, by turns.
+pub(crate) fn builds(bench: &mut Bench, report: &mut Report) -> Outcome {
+    let rounds = bench.rounds(ROUNDS);
+    let place = bench.place()?;
+    for (side, (_, source, dependencies)) in USERS.iter().enumerate() {
+        make(
+            &place.directory().join(side.to_string()),
+            source,
+            dependencies,
+        )?;
+    }
+    // Some seconds each: what a first build reads from the disk does not count as processor time.
+    let debug = alternate_after(0, USERS.len(), rounds, |side, _| build(&place, side, &[]))?;
+    let release = alternate_after(0, USERS.len(), rounds, |side, _| {
+        build(&place, side, &["--release"])
+    })?;
+    for (side, against) in [
+        (1, "the same with tokio alone"),
+        (2, "the same with tokio, rustix, syn and thiserror"),
+    ] {
+        report.verdicts.push(Verdict::limit(
+            "clean build of the smallest user, processor time",
+            against,
+            (debug[0].median() / debug[side].median(), 1.7, "×"),
+            "`syn` and `quote` for the attribute, `rustix`, `thiserror`, and this crate.",
+        ));
+    }
+    sizes(&place, report)?;
+    crates(&place, report)?;
+    for (title, samples) in [
+        ("Clean build of the smallest user", debug),
+        ("Clean release build of the smallest user", release),
+    ] {
+        let note = format!(
+            "{rounds} builds each, by turns, all dependencies included; processor time of `cargo` and whatever it runs."
+        );
+        let names = USERS.map(|(name, ..)| name).into_iter().zip(samples);
+        report
+            .tables
+            .push(Table::new(title, "s", note, names).not_comparable());
+    }
+    Ok(())
+}
+
+/// A package outside of every workspace, with the versions that this one has locked.
+fn make(directory: &Path, source: &str, dependencies: &str) -> Outcome {
+    fs::create_dir_all(directory.join("src"))?;
+    fs::write(directory.join("src/main.rs"), source)?;
+    if dependencies.contains("[build-dependencies]") {
+        // Without a script they would not be built.
+        fs::write(directory.join("build.rs"), "fn main() {}\n")?;
+    }
+    let manifest = format!(
+        "[package]\nname = \"smallest\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n{dependencies}\n\
+         [profile.release]\nstrip = true\n\n[profile.small]\ninherits = \"release\"\nlto = \"thin\"\n\
+         codegen-units = 1\n\n[workspace]\n"
+    );
+    fs::write(directory.join("Cargo.toml"), manifest)?;
+    let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock");
+    fs::copy(lock, directory.join("Cargo.lock"))?;
+    Ok(())
+}
+
+fn cargo(place: &Place, arguments: &[&str]) -> Command {
+    let mut cargo = place.command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(arguments).arg("--offline");
+    for variable in [
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET",
+        "RUSTFLAGS",
+        "RUSTC_WRAPPER",
+    ] {
+        cargo.env_remove(variable);
+    }
+    cargo
+}
+
+/// Seconds of processor time.
+fn build(place: &Place, side: usize, flags: &[&str]) -> Outcome<f64> {
+    let directory = place.directory().join(side.to_string());
+    if directory.join("target").exists() {
+        fs::remove_dir_all(directory.join("target"))?;
+    }
+    let mut command = cargo(place, &["build", "--quiet"]);
+    command.args(flags).current_dir(&directory);
+    let before = used()?;
+    place.time(command)?;
+    Ok(used()? - before)
+}
+
+/// Seconds of processor time that all children which were waited for have used.
+fn used() -> Outcome<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let after = stat.rsplit_once(") ").ok_or("no status of this process")?.1;
+    let fields: Vec<_> = after.split(' ').collect();
+    // cutime and cstime, 16 and 17 in proc(5), which counts from the pid; these begin with 3.
+    Ok((fields[13].parse::<f64>()? + fields[14].parse::<f64>()?) / TICKS)
+}
+
+/// The binaries of the last release builds, and of a build that takes its time to make a small one.
+fn sizes(place: &Place, report: &mut Report) -> Outcome {
+    let size = |side: usize, profile: &str| -> Outcome<f64> {
+        let target = place.directory().join(side.to_string()).join("target");
+        let binary = target.join(profile).join("smallest");
+        Ok(count(fs::metadata(binary)?.len().try_into()?) / 1024.0)
+    };
+    let release = [size(0, "release")?, size(1, "release")?];
+    for side in 0..2 {
+        build(place, side, &["--profile", "small"])?;
+    }
+    let small = [size(0, "small")?, size(1, "small")?];
+    report.verdicts.push(Verdict::limit(
+        "stripped release binary of the smallest user, larger by",
+        "the same with tokio alone",
+        (release[0] - release[1], 300.0, " KiB"),
+        "The protocol, its error texts, and the parts of the runtime that the other program does not use.",
+    ));
+    for (title, sizes) in [
+        ("Stripped release binary", release),
+        (
+            "Stripped release binary, `lto = \"thin\"`, `codegen-units = 1`",
+            small,
+        ),
+    ] {
+        let rows = [0, 1].map(|side| (USERS[side].0, Sample::new(vec![sizes[side]])));
+        let note = format!("Larger by {} KiB.", short(sizes[0] - sizes[1]));
+        report
+            .tables
+            .push(Table::new(title, "KiB", note, rows).not_comparable());
+    }
+    Ok(())
+}
+
+/// The default tree, everything that is built for it on this platform included.
+fn crates(place: &Place, report: &mut Report) -> Outcome {
+    let directory = place.directory().join("0");
+    let mut command = cargo(
+        place,
+        &["tree", "--package", "rmux-bootstrap", "--prefix", "none"],
+    );
+    command.args(["--edges", "normal,build", "--no-dedupe", "--format", "{p}"]);
+    command.current_dir(directory);
+    let (_, tree) = place.time(command)?;
+    let crates: BTreeSet<_> = tree.lines().collect();
+    report.verdicts.push(Verdict::limit(
+        "crates in the default tree, the two of the project included",
+        "",
+        (count(crates.len()), 20.0, ""),
+        "More crates than were meant.",
+    ));
+    Ok(())
+}

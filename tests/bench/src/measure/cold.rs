@@ -1,0 +1,109 @@
+//! No daemon runs yet, and one caller comes.
+
+use program::{DELAY, Outcome};
+
+use super::{BARE, KUNOBI, PROGRAMS, WARM_UP, alternate, named};
+use crate::place::Bench;
+use crate::report::{Chart, Report, Table, Verdict, short};
+use crate::sample::{Sample, count};
+
+const BUDGET: f64 = 1.10;
+const ROUNDS: usize = 200;
+/// The longest start-up of a daemon in [`extra_wait`], in microseconds.
+const LONGEST: f64 = 100_000.0;
+
+/// From the spawn of the client to its end, one request answered.
+pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
+    let rounds = bench.rounds(ROUNDS);
+    let samples = alternate(PROGRAMS.len(), rounds, |side, _| {
+        Ok(bench.place()?.start(PROGRAMS[side].0)?.took)
+    })?;
+    report.verdicts.push(Verdict::ratio(
+        "cold start, whole process",
+        &samples[0],
+        ("the shortest hand-written launcher", &samples[1]),
+        BUDGET,
+        "What the hand-written one leaves out: a second socket on which losers wait, directories made and checked, a \
+         record that survives a crash, a log file, a session of its own, descriptors and variables that are not \
+         inherited, both sides' users checked, a watch over the socket and lock, and a client that builds a runtime.",
+    ));
+    let note = format!(
+        "{rounds} starts each, every one in a directory of its own, from the client's spawn to its end. {BARE}: a lock, \
+         a spawn, a READY byte, a connect, without a runtime in the client; it has no place for a second caller to wait \
+         at. {KUNOBI}: `ProcessLock`, `DaemonCommand` with a readiness channel, no runtime in the client either."
+    );
+    let table = Table::new("Cold start, whole process", "µs", note, named(&samples));
+    report.charts.push(Chart::distributions(
+        "cold.svg",
+        "Starting the daemon, whole process",
+        "µs from the client's spawn to its end",
+        &table,
+    ));
+    report.tables.push(table);
+    Ok(())
+}
+
+/// From the daemon's first `accept` to the caller's return, for daemons that take different times to get there.
+pub(crate) fn extra_wait(bench: &mut Bench, report: &mut Report) -> Outcome {
+    let rounds = bench.rounds(ROUNDS);
+    let mut halves = [const { Vec::new() }; 2];
+    let samples = alternate(PROGRAMS.len(), rounds, |side, round| {
+        let delay = scattered(round) * LONGEST;
+        let place = bench.place()?;
+        let mut command = place.program(PROGRAMS[side].0, "late");
+        command.env(DELAY, format!("{delay:.0}"));
+        let run = place.run(command)?;
+        if !run.started {
+            return Err("a daemon that was to be started was joined".into());
+        }
+        if side == 0 && round >= WARM_UP {
+            halves[usize::from(delay > LONGEST / 2.0)].push(run.told);
+        }
+        Ok(run.told)
+    })?;
+    verdicts(report, &samples[0], halves.map(Sample::new));
+    let note = format!(
+        "{rounds} starts each; the daemon gets ready after a time between 0 and {} ms that is different in every round. \
+         Both clocks are the kernel's monotonic one.",
+        short(LONGEST / 1e3)
+    );
+    let table = Table::new(
+        "Extra wait between the daemon's first `accept` and its starter's return",
+        "µs",
+        note,
+        named(&samples),
+    );
+    report.charts.push(Chart::distributions(
+        "wait.svg",
+        "Extra wait after the daemon is ready",
+        "µs from the first accept to the caller's return",
+        &table,
+    ));
+    report.tables.push(table);
+    Ok(())
+}
+
+fn verdicts(report: &mut Report, ours: &Sample, [short, long]: [Sample; 2]) {
+    let against = "the daemon's own clock";
+    for (what, percent, limit) in [("median", 50, 200.0), ("p99", 99, 1000.0)] {
+        report.verdicts.push(Verdict::limit(
+            format!("extra wait after ready, {what}"),
+            against,
+            (ours.at(percent), limit, " µs"),
+            "Between the two the daemon binds and publishes its public socket, writes its record, takes the caller from \
+             the control socket, looks at its user, and writes READY; then a client has to be woken that did not poll.",
+        ));
+    }
+    report.verdicts.push(Verdict::limit(
+        "extra wait after a long start-up (over 50 ms) against a short one",
+        "flat: the medians' ratio",
+        (long.median() / short.median(), 1.5, "×"),
+        "A processor that has slept longer wakes more slowly.",
+    ));
+}
+
+/// Numbers between 0 and 1 that cover it evenly in an order that nothing keeps step with: the fractions of the golden
+/// ratio's multiples.
+fn scattered(round: usize) -> f64 {
+    (count(round) * 0.618_033_988_749_895).fract()
+}

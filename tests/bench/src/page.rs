@@ -1,0 +1,174 @@
+//! What was found, as a page and for the terminal.
+
+use std::fmt::Write;
+
+use crate::report::{Report, Row, Table, Verdict, short};
+
+const COMMAND: &str = "cargo run --release --manifest-path tests/bench/Cargo.toml";
+
+/// What each chart shows, for those who do not see it.
+fn caption(file: &str) -> &'static str {
+    match file {
+        "warm.svg" => "Distributions of the time that one join takes in process, per crate",
+        "cold.svg" => {
+            "Distributions of the time that a cold start takes as a whole process, per crate"
+        }
+        "wait.svg" => {
+            "Distributions of the time between readiness and the caller's return, per crate"
+        }
+        _ => "Time until the last process of a herd has ended, over the herd's size, per crate",
+    }
+}
+
+/// The whole page.
+pub(crate) fn markdown(report: &Report, quick: bool) -> String {
+    let mut page = String::from("# Benchmarks\n\n");
+    let mut line = |text: &str| {
+        page.push_str(text);
+        page.push('\n');
+    };
+    line(&format!(
+        "Written by `{COMMAND}`, which needs a Linux machine, some minutes, and nothing else. Whatever is compared takes \
+         turns, sample by sample, on the same machine; the order is turned round every time. Ratios are those of medians."
+    ));
+    line("");
+    for fact in report.machine.lines() {
+        line(&format!("- {fact}"));
+    }
+    if quick {
+        line("- **A quick run: a tenth of the rounds. Not for the record.**");
+    }
+    line("\n## Budgets\n");
+    line("| what | against | budget | measured | |");
+    line("| --- | --- | --- | --- | --- |");
+    for verdict in &report.verdicts {
+        line(&budget_row(verdict));
+    }
+    let missed: Vec<_> = report
+        .verdicts
+        .iter()
+        .filter(|verdict| !verdict.met)
+        .collect();
+    if !missed.is_empty() {
+        line("\nWhat stands between, where a budget is missed:\n");
+        for verdict in missed {
+            line(&format!("- **{}**: {}", verdict.what, verdict.difference));
+        }
+    }
+    line("\n## Where others are faster or smaller\n");
+    let better = better(report);
+    if better.is_empty() {
+        line("Nowhere in this run.");
+    }
+    for fact in better {
+        line(&format!("- {fact}"));
+    }
+    if !report.charts.is_empty() {
+        line("\n## Charts");
+    }
+    for chart in &report.charts {
+        line(&format!("\n![{}]({})", caption(chart.file), chart.file));
+    }
+    line("\n## Numbers");
+    for table in &report.tables {
+        line(&format!("\n### {}\n\n{}\n", table.title, table.note));
+        line(&format!(
+            "| | median, {u} | p90, {u} | p99, {u} | ours is |",
+            u = unit(table)
+        ));
+        line("| --- | ---: | ---: | ---: | ---: |");
+        for row in &table.rows {
+            let [median, p90, p99] = numbers(row);
+            let ratio = ratio(table, row);
+            line(&format!(
+                "| {} | {median} | {p90} | {p99} | {ratio} |",
+                row.name
+            ));
+        }
+    }
+    page
+}
+
+fn budget_row(verdict: &Verdict) -> String {
+    let Verdict {
+        what,
+        against,
+        budget,
+        measured,
+        ..
+    } = verdict;
+    let met = if verdict.met { "met" } else { "**missed**" };
+    format!("| {what} | {against} | {budget} | {measured} | {met} |")
+}
+
+fn unit(table: &Table) -> &str {
+    if table.unit.is_empty() {
+        "count"
+    } else {
+        table.unit
+    }
+}
+
+fn numbers(row: &Row) -> [String; 3] {
+    [50, 90, 99].map(|percent| short(row.sample.at(percent)))
+}
+
+/// How our median compares with this row's.
+fn ratio(table: &Table, row: &Row) -> String {
+    let ours = &table.rows[0];
+    if std::ptr::eq(ours, row) || row.sample.median() == 0.0 {
+        return String::new();
+    }
+    format!("{:.2}×", ours.sample.median() / row.sample.median())
+}
+
+/// Every row that beats ours at the same work.
+fn better(report: &Report) -> Vec<String> {
+    let tables = report.tables.iter().filter(|table| table.comparable);
+    let rows = tables.flat_map(|table| table.rows.iter().skip(1).map(move |row| (table, row)));
+    let ahead = rows.filter(|(table, row)| row.sample.median() < table.rows[0].sample.median());
+    let tell = |(table, row): (&Table, &Row)| {
+        let (theirs, ours) = (row.sample.median(), table.rows[0].sample.median());
+        let (theirs, ours, unit) = (short(theirs), short(ours), unit(table));
+        format!(
+            "{}: {} with {theirs} {unit}, ours {ours} {unit}",
+            table.title, row.name
+        )
+    };
+    ahead.map(tell).collect()
+}
+
+/// The same, without the words around it.
+pub(crate) fn terminal(report: &Report) -> String {
+    let mut text = String::new();
+    for table in &report.tables {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "\n{} ({})", table.title, unit(table));
+        for row in &table.rows {
+            let [median, p90, p99] = numbers(row);
+            let ratio = ratio(table, row);
+            let line = format!(
+                "  {:<58} {median:>9} {p90:>9} {p99:>9} {ratio:>8}  n = {}",
+                row.name,
+                row.sample.len()
+            );
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    let _ = writeln!(
+        text,
+        "\nBudgets (median, p90 and p99 above; the last column is ours against it)"
+    );
+    for Verdict {
+        what,
+        budget,
+        measured,
+        met,
+        ..
+    } in &report.verdicts
+    {
+        let met = if *met { "met" } else { "MISSED" };
+        let _ = writeln!(text, "  {what:<70} {budget:<24} {measured:<22} {met}");
+    }
+    text
+}

@@ -1,0 +1,242 @@
+//! Directories to measure in, and the end of everything that was started in them.
+//!
+//! Daemons outlive their starters, and a benchmark that fails half-way must leave none behind. So this process adopts
+//! every orphan below it, and whoever is its child when a place is dropped is ended, whatever brought it up.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use program::{DIRECTORY, Outcome};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
+};
+
+/// The variables that would change what is measured.
+const REMOVED: [&str; 6] = [
+    "RMUX_BOOTSTRAP_MODE",
+    "RMUX_BOOTSTRAP_TRACE",
+    "TMUX",
+    program::DELAY,
+    program::VERSION,
+    "RUST_BACKTRACE",
+];
+
+/// The benchmark under way.
+pub(crate) struct Bench {
+    quick: bool,
+    programs: PathBuf,
+    root: PathBuf,
+    places: usize,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Bench {
+    /// Builds the programs, and makes a directory for everything.
+    pub(crate) fn new(quick: bool) -> Outcome<Self> {
+        if cfg!(debug_assertions) {
+            return Err("build me with --release: the numbers would say nothing".into());
+        }
+        let programs = std::env::current_exe()?;
+        let programs = programs
+            .parent()
+            .ok_or("no directory of programs")?
+            .to_owned();
+        build(&programs)?;
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, interrupted.clone())?;
+        }
+        set_child_subreaper(Some(getpid()))?;
+        let root = std::env::temp_dir().join(format!("rmux-bench-{}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&root)?;
+        Ok(Self {
+            quick,
+            programs,
+            root,
+            places: 0,
+            interrupted,
+        })
+    }
+
+    /// How many rounds: all of them, or a tenth.
+    pub(crate) fn rounds(&self, all: usize) -> usize {
+        if self.quick { all.div_ceil(10) } else { all }
+    }
+
+    /// A directory of its own. There is one at a time, for its end is the end of all children.
+    pub(crate) fn place(&mut self) -> Outcome<Place<'_>> {
+        self.places += 1;
+        let directory = self.root.join(self.places.to_string());
+        DirBuilder::new().mode(0o700).create(&directory)?;
+        Ok(Place {
+            bench: self,
+            directory,
+        })
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        remove(&self.root);
+    }
+}
+
+/// `cargo run` builds this program only.
+fn build(programs: &Path) -> Outcome {
+    let target = programs.parent().ok_or("no target directory")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--bins",
+            "--manifest-path",
+        ])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .status()?;
+    if !status.success() {
+        return Err("the programs to measure cannot be built".into());
+    }
+    Ok(())
+}
+
+/// A directory, and the processes that were started while it was there. Dropping it ends them and removes it.
+pub(crate) struct Place<'a> {
+    bench: &'a Bench,
+    directory: PathBuf,
+}
+
+/// What became of a client.
+pub(crate) struct Run {
+    /// Microseconds from its spawn to its end.
+    pub(crate) took: f64,
+    /// Whether it started its daemon.
+    pub(crate) started: bool,
+    /// The microseconds that it told.
+    pub(crate) told: f64,
+}
+
+impl Place<'_> {
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// One of our programs.
+    pub(crate) fn program(&self, program: &str, part: &str) -> Command {
+        let mut command = self.command(self.bench.programs.join(program));
+        command.arg(part);
+        command
+    }
+
+    /// Any command, confined to this place.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        for variable in REMOVED {
+            command.env_remove(variable);
+        }
+        command
+            .env(DIRECTORY, &self.directory)
+            .env("TMPDIR", &self.directory)
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit());
+        command
+    }
+
+    /// Runs a command from its spawn to its end: the microseconds, and its output.
+    pub(crate) fn time(&self, mut command: Command) -> Outcome<(f64, String)> {
+        if self.bench.interrupted.load(Ordering::Relaxed) {
+            return Err("interrupted".into());
+        }
+        let start = Instant::now();
+        let output = command.output()?;
+        let took = start.elapsed().as_secs_f64() * 1e6;
+        if !output.status.success() {
+            return Err(format!("{command:?}: {}", output.status).into());
+        }
+        Ok((took, String::from_utf8(output.stdout)?))
+    }
+
+    /// Runs a client.
+    pub(crate) fn run(&self, command: Command) -> Outcome<Run> {
+        let (took, output) = self.time(command)?;
+        let (how, told) = output
+            .trim_end()
+            .split_once(' ')
+            .ok_or("a client that says nothing")?;
+        let told: f64 = told.parse()?;
+        Ok(Run {
+            took,
+            started: how == "started",
+            told: told / 1e3,
+        })
+    }
+
+    /// Starts the daemon of a program, which must not be running yet.
+    pub(crate) fn start(&self, program: &str) -> Outcome<Run> {
+        let run = self.run(self.program(program, "ask"))?;
+        if !run.started {
+            return Err(format!("{program} was to be started, and was joined").into());
+        }
+        Ok(run)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // Who ends may leave orphans, which are ours then.
+        loop {
+            let children = children();
+            if children.is_empty() {
+                break;
+            }
+            for child in children {
+                end(child);
+            }
+        }
+        remove(&self.directory);
+    }
+}
+
+fn remove(directory: &Path) {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            eprintln!("{} stays: {error}", directory.display());
+        }
+        _ => {}
+    }
+}
+
+/// Kills a child and waits for its end. What fails here has ended already.
+fn end(child: Pid) {
+    let _ = kill_process(child, Signal::KILL);
+    let _ = waitpid(Some(child), WaitOptions::empty());
+}
+
+/// The children of this process, the adopted ones included.
+fn children() -> Vec<Pid> {
+    let parent = getpid().as_raw_pid().to_string();
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let is_child = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name before it, in brackets, may hold anything.
+        let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+        after.split(' ').nth(1) == Some(parent.as_str())
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_child).filter_map(Pid::from_raw).collect()
+}

@@ -1,0 +1,169 @@
+//! What was found: verdicts about the budgets, tables of numbers, charts.
+
+use crate::machine::Machine;
+use crate::sample::Sample;
+
+/// What the ninetieth percentiles' ratio may be wherever medians have a budget.
+const BUDGET_P90: f64 = 1.50;
+
+pub(crate) struct Report {
+    pub(crate) machine: Machine,
+    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) charts: Vec<Chart>,
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        Self {
+            machine: Machine::now(),
+            verdicts: Vec::new(),
+            tables: Vec::new(),
+            charts: Vec::new(),
+        }
+    }
+}
+
+/// A budget, and whether it is met.
+pub(crate) struct Verdict {
+    pub(crate) what: String,
+    pub(crate) against: &'static str,
+    pub(crate) budget: String,
+    pub(crate) measured: String,
+    pub(crate) met: bool,
+    /// What the difference is made of; shown where the budget is missed.
+    pub(crate) difference: &'static str,
+}
+
+impl Verdict {
+    /// About the ratio of the medians, and of the ninetieth percentiles.
+    pub(crate) fn ratio(
+        what: impl Into<String>,
+        ours: &Sample,
+        (against, theirs): (&'static str, &Sample),
+        budget: f64,
+        difference: &'static str,
+    ) -> Self {
+        let ratios = (ours.median() / theirs.median(), ours.at(90) / theirs.at(90));
+        Self::ratios(what, against, ratios, budget, difference)
+    }
+
+    /// About two ratios, of medians and of ninetieth percentiles.
+    pub(crate) fn ratios(
+        what: impl Into<String>,
+        against: &'static str,
+        (ratio, p90): (f64, f64),
+        budget: f64,
+        difference: &'static str,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            against,
+            budget: format!("≤ {budget:.2}×, p90 ≤ {BUDGET_P90:.2}×"),
+            measured: format!("{ratio:.2}×, p90 {p90:.2}×"),
+            met: ratio <= budget && p90 <= BUDGET_P90,
+            difference,
+        }
+    }
+
+    /// About one number.
+    pub(crate) fn limit(
+        what: impl Into<String>,
+        against: &'static str,
+        (number, limit, unit): (f64, f64, &'static str),
+        difference: &'static str,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            against,
+            budget: format!("≤ {}{unit}", short(limit)),
+            measured: format!("{}{unit}", short(number)),
+            met: number <= limit,
+            difference,
+        }
+    }
+}
+
+/// A number with as many places as help.
+pub(crate) fn short(number: f64) -> String {
+    match number.abs() {
+        number if number >= 100.0 => format!("{number:.0}"),
+        _ if number.fract() == 0.0 => format!("{number:.0}"),
+        number if number >= 10.0 => format!("{number:.1}"),
+        _ => format!("{number:.2}"),
+    }
+}
+
+/// Some numbers side by side. The first row is ours.
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) unit: &'static str,
+    pub(crate) note: String,
+    pub(crate) rows: Vec<Row>,
+    /// Whether all of it does the same work, so that a smaller number of another row is to be told.
+    pub(crate) comparable: bool,
+}
+
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) sample: Sample,
+}
+
+impl Table {
+    pub(crate) fn new(
+        title: impl Into<String>,
+        unit: &'static str,
+        note: impl Into<String>,
+        rows: impl IntoIterator<Item = (impl Into<String>, Sample)>,
+    ) -> Self {
+        let rows = rows.into_iter().map(|(name, sample)| {
+            let name = name.into();
+            Row { name, sample }
+        });
+        Self {
+            title: title.into(),
+            unit,
+            note: note.into(),
+            rows: rows.collect(),
+            comparable: true,
+        }
+    }
+
+    pub(crate) fn not_comparable(mut self) -> Self {
+        self.comparable = false;
+        self
+    }
+}
+
+/// Lines over a logarithmic axis.
+pub(crate) struct Chart {
+    pub(crate) file: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) across: &'static str,
+    pub(crate) up: &'static str,
+    /// Whether the other axis is logarithmic too, or percentages.
+    pub(crate) logarithmic: bool,
+    pub(crate) lines: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+impl Chart {
+    /// The distributions of a table's rows.
+    pub(crate) fn distributions(
+        file: &'static str,
+        title: &'static str,
+        across: &'static str,
+        table: &Table,
+    ) -> Self {
+        let lines = table.rows.iter();
+        Self {
+            file,
+            title,
+            across,
+            up: "share of the runs, %",
+            logarithmic: false,
+            lines: lines
+                .map(|row| (row.name.clone(), row.sample.distribution()))
+                .collect(),
+        }
+    }
+}
