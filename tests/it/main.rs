@@ -22,7 +22,6 @@ mod testing_kit;
 mod tidy;
 mod trace;
 mod trust;
-mod ui;
 
 use rmux_bootstrap_tests::Sandbox;
 

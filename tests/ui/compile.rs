@@ -7,10 +7,10 @@ use trybuild::TestCases;
 
 #[test]
 fn every_mistake_is_reported_once_and_where_it_was_made() {
-    TestCases::new().compile_fail("ui/fail/*.rs");
+    TestCases::new().compile_fail("fail/*.rs");
 }
 
 #[test]
 fn the_expansion_compiles_wherever_a_main_does() {
-    TestCases::new().pass("ui/pass/*.rs");
+    TestCases::new().pass("pass/*.rs");
 }
