@@ -111,15 +111,17 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Asks, without starting, creating or locking anything for longer than a look.
 pub(crate) fn status(location: &Location) -> Result<Status, StartupError> {
     let gap = Deadline::after(GAP);
-    let (asked, record) = loop {
+    let (asked, record, is_free) = loop {
         let asked = ask(location, &Frame::Query)?;
         let record = lock::read_record(&location.lock)?;
-        let is_between = !matches!(
+        let has_told = matches!(
             asked,
             Asked::Answered(Frame::Report(_), ..) | Asked::Silent(_)
-        ) && !lock_is_free(location)?;
-        if !is_between || gap.is_over() {
-            break (asked, record);
+        );
+        // Looked at once in each round: a second look may meet somebody else's, who looks as well.
+        let is_free = !has_told && lock_is_free(location)?;
+        if has_told || is_free || gap.is_over() {
+            break (asked, record, is_free);
         }
         // Somebody takes one of the short steps of a start or an end, or only looks. Nothing announces that it is done.
         std::thread::sleep(LOOK);
@@ -132,7 +134,7 @@ pub(crate) fn status(location: &Location) -> Result<Status, StartupError> {
             status.pid = pid.or(status.pid);
         }
         // Between two steps of a start or of an end; the lock tells that from nothing at all.
-        _ if lock_is_free(location)? => {
+        _ if is_free => {
             status.state = State::NotRunning;
             status.pid = None;
             status.version = None;
