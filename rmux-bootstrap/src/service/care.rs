@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::{Public, Service, Stage, control, inode_of, remove_if};
 use crate::lock;
 use crate::sys::fs::{Inode, Kind};
+use crate::sys::timer::Timer;
 use crate::sys::watch::Watch;
 use crate::sys::{fs, net, process, readiness};
 use tokio::io::unix::AsyncFd;
@@ -29,6 +30,8 @@ pub(super) async fn watch_over(service: Arc<Service>) {
     // Not in the way of the first callers. What is lost in the meantime is seen by the first look.
     tokio::time::sleep(SETTLING).await;
     let watch = Watch::new().ok();
+    // One moment awake for each look: the runtime's own clock wakes a thread up to three times on the way to it.
+    let timer = Timer::new().ok();
     let mut stage = service.stage.subscribe();
     loop {
         let is_watched = watch.as_ref().is_some_and(|watch| service.add_to(watch));
@@ -41,8 +44,12 @@ pub(super) async fn watch_over(service: Arc<Service>) {
         } else {
             LOOK_WITHOUT_EVENTS
         };
-        let fd = watch.as_ref().map(Watch::signal_fd);
-        let mut told = pin!(readiness::any(None, [fd, None], Some(pause)));
+        let set = timer.as_ref().filter(|timer| timer.set(pause).is_ok());
+        let fds = [
+            watch.as_ref().map(Watch::signal_fd),
+            set.map(Timer::signal_fd),
+        ];
+        let mut told = pin!(readiness::any(None, fds, set.is_none().then_some(pause)));
         let mut changed = pin!(stage.changed());
         let woken = std::future::poll_fn(|cx| match changed.as_mut().poll(cx) {
             // An error would mean that the sender, which is ours, is gone.
@@ -157,7 +164,8 @@ impl Service {
             // Nobody can come to it any more; who has come is still served, then its task ends.
             let _ = net::refuse_newcomers(&*old);
         }
-        self.runtime.spawn(control::serve(self.clone(), listener));
+        self.runtime
+            .spawn(control::serve(self.clone(), listener, Duration::ZERO));
         Ok(())
     }
 

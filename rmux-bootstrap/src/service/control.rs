@@ -16,7 +16,16 @@ use crate::skew::Fit;
 use crate::sys::net::{self, Credentials};
 use crate::sys::{process, wait};
 
-pub(super) async fn serve(service: Arc<Service>, control: Arc<AsyncFd<UnixListener>>) {
+/// How long a new daemon's `main` has the callers to itself. Most accept at once, and serve them without this task in
+/// between; whoever loads for longer does not notice.
+pub(super) const HEAD_START: Duration = Duration::from_millis(2);
+
+pub(super) async fn serve(
+    service: Arc<Service>,
+    control: Arc<AsyncFd<UnixListener>>,
+    head_start: Duration,
+) {
+    tokio::time::sleep(head_start).await;
     let mut load = service.load.subscribe();
     loop {
         let Ok(mut ready) = control.readable().await else {

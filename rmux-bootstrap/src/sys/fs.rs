@@ -92,7 +92,13 @@ pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
         .mode(SOCKET_DIRECTORY_MODE)
         .create(path)
     {
-        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(SOCKET_DIRECTORY_MODE)),
+        Ok(()) => match look(path)? {
+            // Only where the umask has taken bits away.
+            Some(made) if made.mode != SOCKET_DIRECTORY_MODE => {
+                std::fs::set_permissions(path, Permissions::from_mode(SOCKET_DIRECTORY_MODE))
+            }
+            _ => Ok(()),
+        },
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
@@ -113,7 +119,9 @@ pub(crate) fn open_private(path: &Path, append: bool) -> io::Result<File> {
     match options.clone().create_new(true).open(path) {
         Ok(file) => {
             // The umask may have taken bits away; nobody else can have opened a file that is seen first by us.
-            file.set_permissions(Permissions::from_mode(STARTUP_LOCK_MODE))?;
+            if facts_of(&file)?.mode != STARTUP_LOCK_MODE {
+                file.set_permissions(Permissions::from_mode(STARTUP_LOCK_MODE))?;
+            }
             Ok(file)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),

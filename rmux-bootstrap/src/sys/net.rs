@@ -174,13 +174,21 @@ pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
     }
 }
 
+const SOCKET_MODE: u32 = 0o600;
+
 /// Binds at `path` and listens; the socket's mode is 0600 before the first connect can succeed. Non-blocking.
 pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     let target = address(path)?;
     loop {
         let socket = new_socket(SocketType::STREAM, true)?;
+        // Linux makes the file with the mode that the socket has, if the umask leaves it.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
         rustix::net::bind(&socket, &target.address)?;
-        match std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)) {
+        if super::fs::look(path)?.is_some_and(|made| made.mode == SOCKET_MODE) {
+            return listen_again(&socket).map(|()| socket);
+        }
+        match std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)) {
             // The name was taken away at once: again, with a new one.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
