@@ -21,6 +21,15 @@ mod foreign;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+// Text only, and about all features.
+#[cfg(all(
+    any(doc, doctest),
+    feature = "axum",
+    feature = "clap",
+    feature = "testing",
+    feature = "tonic"
+))]
+pub mod guide;
 mod hand_over;
 mod handle;
 mod in_process;
