@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 500;
 
 /// Longer files, and why.
-const LONG: [(&str, &str); 2] = [
+const LONG: [(&str, &str); 3] = [
     ("examples/memo.rs", "a whole tool, to be read in one piece"),
+    (
+        "examples/sessions.rs",
+        "a whole tool, to be read in one piece",
+    ),
     (
         "tests/it/foreign/shortfalls.rs",
         "a list: one test for each shortfall",

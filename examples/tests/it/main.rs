@@ -6,5 +6,6 @@
 mod counter;
 mod memo;
 mod redis;
+mod sessions;
 #[allow(dead_code, reason = "the tests of `servers` use what these do not")]
 mod stage;
