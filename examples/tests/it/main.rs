@@ -9,3 +9,4 @@ mod redis;
 mod sessions;
 #[allow(dead_code, reason = "the tests of `servers` use what these do not")]
 mod stage;
+mod watch;

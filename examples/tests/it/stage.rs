@@ -103,45 +103,34 @@ impl Stage {
             .expect("the output")
     }
 
-    fn lock_path(&self) -> PathBuf {
-        self.dir
-            .join(self.name)
-            .join(format!("{}.sock.startup-lock", self.name))
+    /// The lock files in the directory: one, or one for each key.
+    fn lock_paths(&self) -> Vec<PathBuf> {
+        let directory = self.dir.join(self.name);
+        let Ok(entries) = fs::read_dir(directory) else {
+            return Vec::new();
+        };
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut locks: Vec<_> = paths
+            .filter(|path| path.to_string_lossy().ends_with(LOCK_SUFFIX))
+            .collect();
+        locks.sort();
+        locks
     }
 
-    /// Whether anyone holds the endpoint's lock, which is the one proof of life.
+    /// Whether anyone holds a lock, which is the one proof of life.
     fn is_locked(&self) -> bool {
-        let Ok(lock) = File::open(self.lock_path()) else {
-            return false;
-        };
-        match flock(&lock, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => false,
-            Err(Errno::WOULDBLOCK) => true,
-            Err(error) => panic!("{}: {error}", self.lock_path().display()),
-        }
+        self.lock_paths().iter().any(|lock| is_held(lock))
     }
 
     /// The daemon's pid as its lock file has it, while the lock says that the daemon lives.
     pub(crate) fn daemon(&self) -> Option<Pid> {
-        if !self.is_locked() {
-            return None;
-        }
-        let record = fs::read(self.lock_path()).ok()?;
-        let record = String::from_utf8_lossy(&record);
-        let pid = record.lines().find_map(|line| line.strip_prefix("pid="))?;
-        let pid = Pid::from_raw(pid.trim_end_matches('\0').parse().ok()?)?;
-        self.is_ours(pid).then_some(pid)
+        self.daemons().first().copied()
     }
 
-    /// Whether the process is a daemon of this very directory: nothing else is ever signalled.
-    fn is_ours(&self, pid: Pid) -> bool {
-        let socket = self.dir.join(self.name).join(format!("{}.sock", self.name));
-        let Ok(line) = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())) else {
-            // No procfs here; or the process has just ended, and the signal will say so.
-            return !Path::new("/proc/self/cmdline").exists();
-        };
-        line.split(|byte| *byte == 0)
-            .any(|word| word == socket.as_os_str().as_encoded_bytes())
+    /// The same of every key's.
+    pub(crate) fn daemons(&self) -> Vec<Pid> {
+        let locks = self.lock_paths();
+        locks.iter().filter_map(|lock| holder(lock)).collect()
     }
 
     /// Asks the daemon to leave, and waits until it has.
@@ -169,9 +158,11 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         for signal in [Signal::TERM, Signal::KILL] {
-            if let Some(pid) = self.daemon() {
+            for pid in self.daemons() {
                 _ = kill_process(pid, signal);
-                self.is_gone_within(Duration::from_secs(5));
+            }
+            if self.is_gone_within(Duration::from_secs(5)) {
+                break;
             }
         }
         // The log says why a daemon failed, and it is about to be removed.
@@ -183,6 +174,42 @@ impl Drop for Stage {
         }
         _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+const LOCK_SUFFIX: &str = ".startup-lock";
+
+fn is_held(lock: &Path) -> bool {
+    let Ok(file) = File::open(lock) else {
+        return false;
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => false,
+        Err(Errno::WOULDBLOCK) => true,
+        Err(error) => panic!("{}: {error}", lock.display()),
+    }
+}
+
+fn holder(lock: &Path) -> Option<Pid> {
+    if !is_held(lock) {
+        return None;
+    }
+    let record = fs::read(lock).ok()?;
+    let record = String::from_utf8_lossy(&record);
+    let pid = record.lines().find_map(|line| line.strip_prefix("pid="))?;
+    let pid = Pid::from_raw(pid.trim_end_matches('\0').parse().ok()?)?;
+    is_daemon_of(pid, lock).then_some(pid)
+}
+
+/// Whether the process is the daemon of this very lock: nothing else is ever signalled.
+fn is_daemon_of(pid: Pid, lock: &Path) -> bool {
+    let lock = lock.as_os_str().as_encoded_bytes();
+    let socket = lock.strip_suffix(LOCK_SUFFIX.as_bytes());
+    let Ok(line) = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())) else {
+        // No procfs here; or the process has just ended, and the signal will say so.
+        return !Path::new("/proc/self/cmdline").exists();
+    };
+    line.split(|byte| *byte == 0)
+        .any(|word| Some(word) == socket)
 }
 
 /// The sorted names in a directory.
