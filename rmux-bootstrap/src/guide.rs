@@ -1,5 +1,7 @@
 //! Guides: how to get there, and how it works.
 //!
+#![doc = include_str!("../docs/first_run.svg")]
+//!
 //! | if you want to | read |
 //! | --- | --- |
 //! | have a self-starting daemon of your own | [From `main` to daemon in ten minutes](first_daemon) |
