@@ -7,7 +7,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -154,7 +154,19 @@ impl Place<'_> {
     }
 
     /// Runs a command from its spawn to its end: the microseconds, and its output.
-    pub(crate) fn time(&self, mut command: Command) -> Outcome<(f64, String)> {
+    pub(crate) fn time(&self, command: Command) -> Outcome<(f64, String)> {
+        let (took, output) = self.output(command)?;
+        Ok((took, String::from_utf8(output.stdout)?))
+    }
+
+    /// The same for a command that traces itself: the microseconds, and what it wrote to stderr.
+    pub(crate) fn time_traced(&self, mut command: Command) -> Outcome<(f64, String)> {
+        command.stderr(Stdio::piped());
+        let (took, output) = self.output(command)?;
+        Ok((took, String::from_utf8(output.stderr)?))
+    }
+
+    fn output(&self, mut command: Command) -> Outcome<(f64, Output)> {
         if self.bench.interrupted.load(Ordering::Relaxed) {
             return Err("interrupted".into());
         }
@@ -164,7 +176,7 @@ impl Place<'_> {
         if !output.status.success() {
             return Err(format!("{command:?}: {}", output.status).into());
         }
-        Ok((took, String::from_utf8(output.stdout)?))
+        Ok((took, output))
     }
 
     /// Runs a client.

@@ -5,6 +5,7 @@ pub(crate) mod cold;
 pub(crate) mod cycle;
 pub(crate) mod herd;
 pub(crate) mod idle;
+pub(crate) mod profile;
 pub(crate) mod tools;
 pub(crate) mod warm;
 

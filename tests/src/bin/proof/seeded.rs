@@ -28,7 +28,7 @@ const MISTAKES: [(&str, &str); 19] = [
     ),
     (
         "drained-unheard",
-        "plugs::tonic::a_connection_that_has_said_nothing",
+        "plugs::tonic::a_client_that_has_only_introduced_itself",
     ),
     (
         "any-byte-is-a-question",
