@@ -14,6 +14,8 @@ mod daemon;
 mod explore;
 mod kernel;
 #[cfg(target_os = "linux")]
+mod logs;
+#[cfg(target_os = "linux")]
 mod real;
 mod seeded;
 mod visitor;

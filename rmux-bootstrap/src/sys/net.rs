@@ -185,7 +185,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
         rustix::net::bind(&socket, &target.address)?;
-        if super::fs::look(path)?.is_some_and(|made| made.mode == SOCKET_MODE) {
+        if matches!(super::fs::look(path), Ok(Some(made)) if made.mode == SOCKET_MODE) {
             return listen_again(&socket).map(|()| socket);
         }
         match std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)) {
