@@ -116,7 +116,7 @@ fn numbers(row: &Row) -> [String; 3] {
 /// How our median compares with this row's.
 fn ratio(table: &Table, row: &Row) -> String {
     let ours = &table.rows[0];
-    if std::ptr::eq(ours, row) || row.sample.median() == 0.0 {
+    if table.parts || std::ptr::eq(ours, row) || row.sample.median() == 0.0 {
         return String::new();
     }
     format!("{:.2}×", ours.sample.median() / row.sample.median())

@@ -102,6 +102,8 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Row>,
     /// Whether all of it does the same work, so that a smaller number of another row is to be told.
     pub(crate) comparable: bool,
+    /// Whether the rows are parts of one whole, so that their ratios say nothing.
+    pub(crate) parts: bool,
 }
 
 pub(crate) struct Row {
@@ -126,7 +128,13 @@ impl Table {
             note: note.into(),
             rows: rows.collect(),
             comparable: true,
+            parts: false,
         }
+    }
+
+    pub(crate) fn of_parts(mut self) -> Self {
+        self.parts = true;
+        self.not_comparable()
     }
 
     pub(crate) fn not_comparable(mut self) -> Self {
