@@ -1,29 +1,5 @@
 //! `rmux-sdk` 0.10.0: its `connect_or_start` with a launcher that spawns this program as the daemon.
 
-use std::os::unix::net::UnixListener;
-use std::process::{Command, Stdio};
-
-use program::{Outcome, ask, current_thread, file, gate, part, serve};
 use rmux_sdk_10::bootstrap::startup_unix::connect_or_start;
 
-fn main() -> Outcome {
-    let part = part();
-    if part == "daemon" {
-        return serve(|| Ok(UnixListener::bind(file("sdk.sock")?)?), || Ok(()));
-    }
-    gate(&part)?;
-    current_thread()?.block_on(ask(&part, async {
-        let outcome = connect_or_start(&file("sdk.sock")?, async || launch()).await?;
-        let started = outcome.is_owner();
-        Ok((outcome.into_stream(), started))
-    }))
-}
-
-/// The daemon outlives its starter, so nobody waits for it here.
-#[allow(clippy::zombie_processes)]
-fn launch() -> std::io::Result<()> {
-    let mut daemon = Command::new("/proc/self/exe");
-    daemon.arg("daemon").stdin(Stdio::null());
-    daemon.stdout(Stdio::null()).stderr(Stdio::null());
-    daemon.spawn().map(drop)
-}
+include!("../sdk.rs");
