@@ -247,19 +247,36 @@ async fn attach(daemon: Connection, name: &str) -> Outcome<ExitCode> {
     let ended = converse(daemon).await;
     drop(raw);
     if let Some(code) = ended? {
-        println!("[{name} ended]");
+        say(&format!("[{name} ended]"));
         Ok(ExitCode::from(code))
     } else {
-        println!("[detached from {name}]");
+        say(&format!("[detached from {name}]"));
         Ok(ExitCode::SUCCESS)
     }
 }
+
+/// Not `println!`, which panics when the terminal has gone.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// How long what was typed before Ctrl-\ may take to be delivered, to a program that may not read at all.
+const DELIVERY: Duration = Duration::from_secs(1);
 
 async fn converse(daemon: Connection) -> Outcome<Option<u8>> {
     let (mut from_daemon, mut to_daemon) = tokio::io::split(daemon);
     let mut keyboard = keyboard();
     let mut resized = signal(SignalKind::window_change())?;
-    window().send(&mut to_daemon).await?;
+    // Without a bound: a program that does not read what is typed must not keep the user from detaching.
+    let (keys, mut queue) = mpsc::unbounded_channel();
+    let sending = async move {
+        while let Some(frame) = queue.recv().await {
+            Frame::send(frame, &mut to_daemon).await?;
+        }
+        io::Result::Ok(())
+    };
+    tokio::pin!(sending);
+    let _ = keys.send(window());
     // Not a branch of the `select!` below: it would lose what it has read of a frame.
     let (frames, mut shown) = mpsc::channel(1);
     let showing = async move {
@@ -271,7 +288,7 @@ async fn converse(daemon: Connection) -> Outcome<Option<u8>> {
         io::Result::Ok(())
     };
     tokio::pin!(showing);
-    let mut over = false;
+    let (mut over, mut is_deaf) = (false, false);
     loop {
         tokio::select! {
             frame = shown.recv() => match frame {
@@ -293,14 +310,17 @@ async fn converse(daemon: Connection) -> Outcome<Option<u8>> {
                 };
                 let detach = typed.iter().position(|byte| *byte == DETACH);
                 typed.truncate(detach.unwrap_or(typed.len()));
-                if !typed.is_empty() {
-                    Frame::Bytes(typed).send(&mut to_daemon).await?;
-                }
+                // It ends with this function only.
+                let _ = keys.send(Frame::Bytes(typed));
                 if detach.is_some() {
+                    drop(keys);
+                    let _ = tokio::time::timeout(DELIVERY, sending).await;
                     return Ok(None);
                 }
             }
-            _ = resized.recv() => window().send(&mut to_daemon).await?,
+            // The daemon has gone: what it has sent before is shown, then the end of that.
+            _ = &mut sending, if !is_deaf => is_deaf = true,
+            _ = resized.recv() => drop(keys.send(window())),
         }
     }
 }

@@ -159,6 +159,26 @@ fn a_session_has_the_surroundings_of_whoever_asked_for_it() {
 }
 
 #[test]
+fn whoever_types_to_a_program_that_does_not_read_can_still_detach() {
+    let stage = stage();
+    let script = "stty raw -echo; echo waits; exec sleep 600";
+    let mut window = Window::new(&stage, &["new", "work", "--", "sh", "-c", script]);
+    window.shows("waits");
+    // More than all buffers on the way take together. By a thread, because it would not end if they were all there is; the
+    // end of the window is its end as well.
+    let keyboard = window.pty.clone();
+    thread::spawn(move || {
+        for _ in 0..256 {
+            (&*keyboard).write_all(&[b'x'; 4096])?;
+        }
+        (&*keyboard).write_all(DETACH.as_bytes())
+    });
+    window.shows("[detached from work]");
+    assert_eq!(window.ends().code(), Some(0));
+    stage.succeeds(["kill", "work"]);
+}
+
+#[test]
 fn two_windows_show_and_type_the_same() {
     let stage = stage();
     let mut one = Window::new(&stage, &["new", "work", "--", "sh"]);
