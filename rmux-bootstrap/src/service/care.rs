@@ -164,8 +164,7 @@ impl Service {
             // Nobody can come to it any more; who has come is still served, then its task ends.
             let _ = net::refuse_newcomers(&*old);
         }
-        self.runtime
-            .spawn(control::serve(self.clone(), listener, Duration::ZERO));
+        self.runtime.spawn(control::serve(self.clone(), listener));
         Ok(())
     }
 

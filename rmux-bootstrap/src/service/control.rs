@@ -18,14 +18,15 @@ use crate::sys::{process, wait};
 
 /// How long a new daemon's `main` has the callers to itself. Most accept at once, and serve them without this task in
 /// between; whoever loads for longer does not notice.
-pub(super) const HEAD_START: Duration = Duration::from_millis(2);
+const HEAD_START: Duration = Duration::from_millis(2);
 
-pub(super) async fn serve(
-    service: Arc<Service>,
-    control: Arc<AsyncFd<UnixListener>>,
-    head_start: Duration,
-) {
-    tokio::time::sleep(head_start).await;
+/// [`serve`], for a daemon that has just begun.
+pub(super) async fn serve_new(service: Arc<Service>, control: Arc<AsyncFd<UnixListener>>) {
+    tokio::time::sleep(HEAD_START).await;
+    serve(service, control).await;
+}
+
+pub(super) async fn serve(service: Arc<Service>, control: Arc<AsyncFd<UnixListener>>) {
     let mut load = service.load.subscribe();
     loop {
         let Ok(mut ready) = control.readable().await else {

@@ -181,11 +181,7 @@ impl Service {
         let _context = runtime.enter();
         let control = Arc::new(readiness::listener(UnixListener::from(control))?);
         service.state().control = Some(control.clone());
-        runtime.spawn(control::serve(
-            service.clone(),
-            control,
-            control::HEAD_START,
-        ));
+        runtime.spawn(control::serve_new(service.clone(), control));
         runtime.spawn(care::watch_over(service.clone()));
         Ok(service)
     }

@@ -181,9 +181,10 @@ pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
     let target = address(path)?;
     loop {
         let socket = new_socket(SocketType::STREAM, true)?;
-        // Linux makes the file with the mode that the socket has, if the umask leaves it.
+        // Linux makes the file with the mode that the socket has, if the umask leaves it. Where this cannot be, the mode
+        // is mended below.
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE))?;
+        let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE));
         rustix::net::bind(&socket, &target.address)?;
         if matches!(super::fs::look(path), Ok(Some(made)) if made.mode == SOCKET_MODE) {
             return listen_again(&socket).map(|()| socket);
