@@ -151,6 +151,14 @@ impl Record {
         })
     }
 
+    /// The last word is that of a caller, of this boot, who was about to launch a foreign daemon.
+    pub(crate) fn is_foreign_launch(&self) -> bool {
+        self.phase == Phase::Starting
+            && self.is_starter
+            && self.foreign.is_some()
+            && self.boot == process::boot_id()
+    }
+
     /// The last generation whose failure is history to a call that finds this record when it begins: it neither reports
     /// that failure nor is kept from starting by it. A start that is under way may still fail within the call.
     pub(crate) fn history(&self) -> u64 {

@@ -243,6 +243,8 @@ fn a_socket_that_is_bound_and_does_not_listen_yet_is_not_taken_away() {
     killed_between_bind_and_listen("command", "bind,gate,listen:64");
     // A daemon that closes what it inherits does not hold the lock for its start.
     killed_between_bind_and_listen("command", "close,bind,gate,listen:64");
+    // Nobody has written down which process was launched; it has the lock.
+    killed_between_bind_and_listen("stall", "bind,gate,listen:64");
     // A closure's child is not known at all.
     killed_between_bind_and_listen("closure", "bind,gate,listen:64");
 }

@@ -83,11 +83,15 @@ impl Call<'_> {
             waited,
             state: state.to_owned(),
         };
+        let mut orphan = false;
         let earlier = match self.flow.op() {
             Op::AwaitEarlier => self.earlier.take(),
             Op::AwaitRoom | Op::AwaitStarter if self.starter.is_none() => {
                 let record = lock::read_record(&self.location.lock).unwrap_or_default();
-                Earlier::of(&record).ok().flatten()
+                let earlier = Earlier::of(&record).ok().flatten();
+                // The lock is held, and its starter is gone: before that it has launched something, untold.
+                orphan = record.is_foreign_launch() && earlier.is_none();
+                earlier
             }
             _ => None,
         };
@@ -114,6 +118,10 @@ impl Call<'_> {
             (Op::AwaitEarlier, None) => busy(
                 None,
                 "not listening: a process has bound this socket and may still begin to; end it, or remove the socket, to have another one started",
+            ),
+            (Op::AwaitStarter, None) if orphan => busy(
+                None,
+                "still starting: its starter is gone, and what that has launched has the lock; wait for it, or end it to have another one started",
             ),
             (Op::AwaitStarter, None) if self.starter.is_none() => StartupError::Lock {
                 path: self.location.lock.clone(),

@@ -5,8 +5,9 @@
 //! but the standard ones, as many daemons do); without it `bind,listen:4096`. Then it answers one line per request line.
 //!
 //! `foreign call SOCKET` joins or starts it, by the launcher that `FIXTURE_LAUNCHER` names: `command` (the default),
-//! `closure` (a child that is forgotten), `fail` (when the gate opens), `pending`. `foreign late` is the same and tells how much later than the daemon's `listen` it
-//! returned, in nanoseconds; `foreign measure` prints figures.
+//! `closure` (a child that is forgotten), `fail` (when the gate opens), `pending`, `stall` (launches, and does not come
+//! back). `foreign late` is the same and tells how much later than the daemon's `listen` it returned, in nanoseconds;
+//! `foreign measure` prints figures.
 
 mod measure;
 
@@ -173,6 +174,15 @@ async fn start(path: &Path, deadline: Duration) -> Result<StartupOutcome, Startu
                 Err(io::Error::other("fails on purpose"))
             };
             connect_or_start_with(path, fail, deadline, interval).await
+        }
+        "stall" => {
+            let stall = || async {
+                launch::command(daemon()?)().await?;
+                // In the middle of the poll: the library does not get to write down what it has launched.
+                std::thread::sleep(Duration::from_secs(60));
+                Err(io::Error::other("nobody has killed the caller"))
+            };
+            connect_or_start_with(path, stall, deadline, interval).await
         }
         "pending" => connect_or_start_with(path, std::future::pending, deadline, interval).await,
         _ => {
