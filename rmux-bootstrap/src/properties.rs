@@ -123,7 +123,7 @@ proptest! {
         (generation, pid, build) in (1..u64::MAX, any::<u32>(), build()),
         log in vec(1_u8..=255, 0..100),
         reason in "\\PC{0,300}",
-        at in 0_u64..8192,
+        at in any::<prop::sample::Index>(),
         flip in 1_u8..=255,
     ) {
         use std::os::unix::fs::FileExt;
@@ -147,6 +147,7 @@ proptest! {
         );
 
         let mut byte = [0];
+        let at = at.index(usize::try_from(file.metadata().unwrap().len()).unwrap()) as u64;
         file.read_exact_at(&mut byte, at).unwrap();
         // The lines that fill it up say nothing, so there an end of line may be anything but that.
         if byte[0] != b'\n' {

@@ -5,6 +5,10 @@
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
+    pub(crate) fn starting_with(lines: &str) -> Self {
+        Self(lines.into())
+    }
+
     pub(crate) fn field(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
         self.0.extend_from_slice(key.as_bytes());
         self.0.push(b'=');

@@ -1,7 +1,8 @@
 //! What the lock file says. It informs, in status and error texts; only the lock itself is a proof of life.
 //!
 //! Only the holder of the lock writes: first the starter, then its daemon, then the starter again if the daemon died in
-//! start-up. One `pwrite` of a fixed size, checksummed, so that a reader never takes a torn record for a whole one.
+//! start-up. One `pwrite`, checksummed, so that a reader never takes a torn record for a whole one. It covers whatever was
+//! written before; mostly that is a kilobyte.
 
 use std::fs::File;
 use std::io;
@@ -18,7 +19,14 @@ use crate::error::StartupError;
 use crate::skew::Build;
 use crate::sys::process;
 
-const SIZE: usize = 8192;
+/// The longest record: one with the tail of a log.
+const SIZE_MAX: usize = 8192;
+/// Empty lines fill it up to a multiple of this, so that the next one seldom needs another length.
+const STEP: usize = 1024;
+/// What a file system that is full by now still has room for, since the first record took it: a block at least.
+const SIZE_SAFE: usize = 4096;
+/// The first line, before the checksum is known.
+const HEADER: &str = "checksum=0000000000000000\n";
 /// The most that is kept of a log's tail, escapes not counted.
 const TAIL_MAX: usize = 4096;
 
@@ -88,18 +96,29 @@ pub(crate) struct Record {
 impl Record {
     /// Reads the record; what is not whole is no record.
     pub(crate) fn read(file: &File) -> Self {
-        let mut bytes = [0; SIZE];
         // A write may be under way beside us, which the checksum shows. It lasts for microseconds: look again, a few
         // times at most, then do without.
         for _ in 0..8 {
-            if file.read_exact_at(&mut bytes, 0).is_err() {
-                return Self::default();
-            }
-            if let Some(record) = Self::decode(&bytes) {
-                return record;
+            match Self::bytes(file).map(|bytes| (Self::decode(&bytes), bytes)) {
+                Ok((Some(record), _)) => return record,
+                Ok((None, bytes)) if !bytes.is_empty() => {}
+                _ => break,
             }
         }
         Self::default()
+    }
+
+    fn bytes(file: &File) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(STEP);
+        loop {
+            let filled = bytes.len();
+            bytes.resize(filled + STEP, 0);
+            let count = file.read_at(&mut bytes[filled..], filled as u64)?;
+            bytes.truncate(filled + count);
+            if count < STEP || bytes.len() >= SIZE_MAX {
+                return Ok(bytes);
+            }
+        }
     }
 
     /// The record of the next start, which this process makes.
@@ -177,7 +196,25 @@ impl Record {
 
     /// Writes the record.
     pub(crate) fn write(&self, file: &File) -> io::Result<()> {
-        file.write_all_at(&self.encode(), 0)
+        let before = file.metadata()?.len();
+        let most = usize::try_from(before).map_or(SIZE_MAX, |length| length.min(SIZE_MAX));
+        let mut bytes = self.encode(SIZE_MAX);
+        let mut needed = bytes.len();
+        bytes.resize(needed.max(most), b'\n');
+        if let Err(error) = file.write_all_at(&bytes, 0) {
+            if needed <= SIZE_SAFE {
+                return Err(error);
+            }
+            bytes = self.encode(SIZE_SAFE);
+            needed = bytes.len();
+            bytes.resize(needed.max(most), b'\n');
+            file.write_all_at(&bytes, 0)?;
+        }
+        if before > needed as u64 {
+            // Nothing but empty lines are cut off, and leaving them costs time only.
+            let _ = file.set_len(needed as u64);
+        }
+        Ok(())
     }
 
     /// The failure that the record tells of.
@@ -196,10 +233,10 @@ impl Record {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self, most: usize) -> Vec<u8> {
         let mut tail = self.reason.as_str();
         loop {
-            let mut writer = Writer::default()
+            let mut writer = Writer::starting_with(HEADER)
                 .number("generation", self.generation)
                 .field("phase", self.phase.name())
                 .number("pid", self.pid)
@@ -230,11 +267,10 @@ impl Record {
             if let Some(status) = self.status {
                 writer = writer.number("status", status);
             }
-            let mut body = writer.field("reason", tail).into_bytes();
-            let room = SIZE - "checksum=0123456789abcdef\n".len();
-            if body.len() > room || tail.len() > TAIL_MAX {
+            let mut bytes = writer.field("reason", tail).into_bytes();
+            if bytes.len() > most || tail.len() > TAIL_MAX {
                 if tail.is_empty() {
-                    body.truncate(room);
+                    bytes.truncate(most);
                 } else {
                     // The end of a log tells more than its beginning.
                     let mut cut = tail.len().div_ceil(8);
@@ -245,9 +281,9 @@ impl Record {
                     continue;
                 }
             }
-            body.resize(room, b'\n');
-            let mut bytes = format!("checksum={:016x}\n", checksum(&body)).into_bytes();
-            bytes.extend_from_slice(&body);
+            let header = format!("checksum={:016x}\n", checksum(&bytes[HEADER.len()..]));
+            bytes[..HEADER.len()].copy_from_slice(header.as_bytes());
+            bytes.resize(bytes.len().next_multiple_of(STEP), b'\n');
             return bytes;
         }
     }
@@ -332,12 +368,12 @@ mod tests {
             reason: "two\nlines".into(),
             ..Record::default()
         };
-        let mut bytes = record.encode();
-        assert_eq!(bytes.len(), SIZE);
+        let mut bytes = record.encode(SIZE_MAX);
+        assert_eq!(bytes.len(), STEP);
         assert_eq!(Record::decode(&bytes), Some(record));
         bytes[200] ^= 1;
         assert_eq!(Record::decode(&bytes), None);
-        assert_eq!(Record::decode(&[0; SIZE]), None);
+        assert_eq!(Record::decode(&[0; STEP]), None);
     }
 
     #[test]
@@ -347,8 +383,39 @@ mod tests {
             phase: Phase::Failed,
             ..Record::default()
         };
-        let back = Record::decode(&record.encode()).unwrap();
-        assert!(back.reason.ends_with("the end"));
-        assert!(back.reason.len() <= TAIL_MAX);
+        for most in [SIZE_MAX, SIZE_SAFE] {
+            let bytes = record.encode(most);
+            assert!(bytes.len() <= most, "{}", bytes.len());
+            let back = Record::decode(&bytes).unwrap();
+            assert!(back.reason.ends_with("the end"));
+            assert!((most / 4..=TAIL_MAX).contains(&back.reason.len()));
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_short_record_after_a_long_one_leaves_nothing_of_it_and_a_full_disk_has_room_for_its_end() {
+        let file = rustix::fs::memfd_create("record", rustix::fs::MemfdFlags::ALLOW_SEALING);
+        let file = File::from(file.unwrap());
+        let short = Record {
+            phase: Phase::Starting,
+            ..Record::default()
+        };
+        let long = Record {
+            phase: Phase::Failed,
+            reason: format!("{}the end", "\n".repeat(4000)),
+            ..Record::default()
+        };
+        for (record, length) in [(&short, STEP), (&long, SIZE_MAX), (&short, STEP)] {
+            record.write(&file).unwrap();
+            assert_eq!(Record::read(&file), *record);
+            assert!(file.metadata().unwrap().len() <= length as u64);
+        }
+        file.set_len(SIZE_SAFE as u64).unwrap();
+        rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::GROW).unwrap();
+        long.write(&file).unwrap();
+        let read = Record::read(&file);
+        assert_eq!(read.phase, Phase::Failed);
+        assert!(read.reason.ends_with("the end"));
     }
 }
