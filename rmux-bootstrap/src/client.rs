@@ -309,7 +309,7 @@ impl Ground {
         &'a self,
         client: &'a Client,
         deadline: Deadline,
-    ) -> Result<Driver<'a>, StartupError> {
+    ) -> Result<Box<Driver<'a>>, StartupError> {
         Driver::new(Plan {
             endpoint: &client.endpoint,
             location: &self.location,

@@ -129,7 +129,7 @@ impl Listener {
         loop {
             let waiting = match self.service.next_waiting() {
                 Some(waiting) => waiting,
-                None => match self.service.poll_control(cx) {
+                None => match self.service.poll_control() {
                     Poll::Pending => return Ok(None),
                     Poll::Ready(Ok(waiting)) => waiting,
                     Poll::Ready(Err(error)) => {

@@ -152,6 +152,32 @@ fn stop_lets_an_open_request_finish() {
 }
 
 #[test]
+fn a_daemon_that_does_not_accept_just_now_tells_how_it_is_and_who_waits() {
+    let sandbox = sandbox();
+    let in_turn = |arguments: &[&str]| {
+        let call = sandbox.call(arguments).env("FIXTURE_IN_TURN", "1");
+        call.env("FIXTURE_GRACE_MS", "100")
+    };
+    let (pid, _) = in_turn(&["pid"]).run().pid();
+    // By now it waits in `accept`; from the first of these on it does not.
+    let served = in_turn(&["slow", "60000"]).start();
+    eventually("the request is being served", || {
+        sandbox.noted("requests").len() == 1
+    });
+    let waits = in_turn(&["pid"]).start();
+    eventually("another caller waits, and it says so", || {
+        let text: String = status(&sandbox).split_whitespace().collect();
+        text.contains("waiting:Some(1,)")
+    });
+    assert_tells(&status(&sandbox), &["state:Ready", "connections:Some(1,)"]);
+    // Its `main` does not return within its grace.
+    assert_eq!(stop(&sandbox).stdout, format!("Killed {{ pid: {pid} }}\n"));
+    drop(served);
+    let (next, is_owner) = waits.finish().pid();
+    assert!(is_owner && next != pid, "served by the next daemon");
+}
+
+#[test]
 fn a_stopped_daemon_is_killed_within_its_grace_and_a_bit_more_than_a_second() {
     let sandbox = sandbox();
     let pid = daemon(&sandbox);

@@ -157,9 +157,7 @@ impl Service {
             state.control_inode = inode;
             state.control.replace(listener.clone())
         };
-        if let Some(acceptor) = self.state().acceptor.take() {
-            acceptor.wake();
-        }
+        self.attendance.ring();
         if let Some(old) = old {
             // Nobody can come to it any more; who has come is still served, then its task ends.
             let _ = net::refuse_newcomers(&*old);
@@ -185,9 +183,7 @@ impl Service {
             let _ = net::refuse_newcomers(&*old.listener);
             state.retired.push(old);
         }
-        if let Some(acceptor) = state.acceptor.take() {
-            acceptor.wake();
-        }
+        self.attendance.wake_acceptor();
         Ok(())
     }
 }

@@ -78,9 +78,7 @@ impl Service {
             }
         }
         // Before ready the record stays as it is: a daemon that never served has failed to start.
-        if let Some(acceptor) = state.acceptor.take() {
-            acceptor.wake();
-        }
+        self.attendance.ring();
     }
 
     /// `main` has returned: open connections get their grace, then the names go.

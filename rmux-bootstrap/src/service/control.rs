@@ -1,6 +1,7 @@
 //! The daemon's end of the control socket: who asks for what, from the first moment of the process to its last.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -16,29 +17,44 @@ use crate::skew::Fit;
 use crate::sys::net::{self, Credentials};
 use crate::sys::{process, wait};
 
-/// How long a new daemon's `main` has the callers to itself. Most accept at once, and serve them without this task in
-/// between; whoever loads for longer does not notice.
-const HEAD_START: Duration = Duration::from_millis(2);
-
-/// [`serve`], for a daemon that has just begun.
-pub(super) async fn serve_new(service: Arc<Service>, control: Arc<AsyncFd<UnixListener>>) {
-    tokio::time::sleep(HEAD_START).await;
-    serve(service, control).await;
+/// Serves the control socket while nobody accepts, and to the end where its name was taken away.
+pub(super) async fn serve(service: Arc<Service>, control: Arc<AsyncFd<UnixListener>>) {
+    loop {
+        let asked = service.attendance.absent().await;
+        if asked.is_none() && service.is_current(&control) {
+            continue;
+        }
+        let is_wanted = || {
+            let is_absent = asked.is_some_and(|asked| service.attendance.is_still_absent(asked));
+            is_absent || !service.is_current(&control)
+        };
+        if stand_in(&service, &control, is_wanted).await.is_break() {
+            return;
+        }
+    }
 }
 
-pub(super) async fn serve(service: Arc<Service>, control: Arc<AsyncFd<UnixListener>>) {
+/// The same for as long as it is wanted, looked at for each caller; `Break`: nobody will ever come to this socket again.
+async fn stand_in(
+    service: &Arc<Service>,
+    control: &Arc<AsyncFd<UnixListener>>,
+    is_wanted: impl Fn() -> bool,
+) -> ControlFlow<()> {
     let mut load = service.load.subscribe();
     loop {
         let Ok(mut ready) = control.readable().await else {
-            return;
+            return ControlFlow::Break(());
         };
+        if !is_wanted() {
+            return ControlFlow::Continue(());
+        }
         match ready.try_io(net::accept) {
             // Its name was taken away, there is another one by now, and its queue is empty. That shows as `EAGAIN` on Linux,
             // as another error elsewhere, and stays readable for ever.
-            Err(_would_block) if !service.is_current(&control) => return,
+            Err(_would_block) if !service.is_current(control) => return ControlFlow::Break(()),
             Err(_would_block) => {}
             Ok(Ok(stream)) => {
-                if let Some(waiting) = greet(&service, stream) {
+                if let Some(waiting) = greet(service, stream) {
                     service.admit(waiting);
                 }
             }
@@ -48,7 +64,7 @@ pub(super) async fn serve(service: Arc<Service>, control: Arc<AsyncFd<UnixListen
                 };
                 let _ = tokio::time::timeout(SCARCITY_PAUSE, freed).await;
             }
-            Ok(Err(_)) if !service.is_current(&control) => return,
+            Ok(Err(_)) if !service.is_current(control) => return ControlFlow::Break(()),
             // The caller has gone before we came to it.
             Ok(Err(_)) => {}
         }
@@ -149,13 +165,18 @@ async fn converse(
 impl Service {
     /// The next caller in the control socket's own queue, for an `accept` that waits: one step less than by way of the
     /// task that serves that socket, which is there for the time in which nobody accepts.
-    pub(crate) fn poll_control(
-        self: &Arc<Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Waiting>> {
+    pub(crate) fn poll_control(self: &Arc<Self>) -> Poll<io::Result<Waiting>> {
         let Some(control) = self.state().control.clone() else {
             return Poll::Pending;
         };
+        self.attendance.ask(|cx| self.poll_next(&control, cx))
+    }
+
+    fn poll_next(
+        self: &Arc<Self>,
+        control: &Arc<AsyncFd<UnixListener>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Waiting>> {
         loop {
             let mut ready = ready!(control.poll_read_ready(cx))?;
             match ready.try_io(net::accept) {
@@ -165,7 +186,7 @@ impl Service {
                     }
                 }
                 // Its name was taken away, which some systems tell as an error; whoever publishes the next one wakes us.
-                Ok(Err(_)) | Err(_) if !self.is_current(&control) => return Poll::Pending,
+                Ok(Err(_)) | Err(_) if !self.is_current(control) => return Poll::Pending,
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
                 Err(_would_block) => {}
             }

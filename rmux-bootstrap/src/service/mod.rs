@@ -3,6 +3,7 @@
 //! A task of the runtime serves the control socket from the first moment on, so that callers wait at a live process
 //! while `main` still loads. `accept` takes them over one by one; only then do they read READY.
 
+mod attendance;
 mod care;
 mod closing;
 mod control;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use self::attendance::Attendance;
 use self::load::{Load, leave_when_idle};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle as Runtime;
@@ -83,7 +85,6 @@ struct State {
     control: Option<Arc<AsyncFd<UnixListener>>>,
     accepting_us: u64,
     ready_frame: Option<Arc<[u8]>>,
-    acceptor: Option<Waker>,
     handles_signals: bool,
     /// Nobody accepts any more: only where the process goes on without its server.
     is_abandoned: bool,
@@ -123,6 +124,7 @@ pub(crate) struct Service {
     /// `Duration::MAX`: never.
     idle_timeout: Duration,
     state: Mutex<State>,
+    attendance: Arc<Attendance>,
     stage: watch::Sender<Stage>,
     load: watch::Sender<Load>,
     supply: watch::Sender<Supply>,
@@ -181,7 +183,7 @@ impl Service {
         let _context = runtime.enter();
         let control = Arc::new(readiness::listener(UnixListener::from(control))?);
         service.state().control = Some(control.clone());
-        runtime.spawn(control::serve_new(service.clone(), control));
+        runtime.spawn(control::serve(service.clone(), control));
         runtime.spawn(care::watch_over(service.clone()));
         Ok(service)
     }
@@ -237,12 +239,12 @@ impl Service {
                 control: None,
                 accepting_us: 0,
                 ready_frame: None,
-                acceptor: None,
                 handles_signals: false,
                 is_abandoned: false,
                 progress: None,
                 farewells: Vec::new(),
             }),
+            attendance: Arc::default(),
             stage: watch::Sender::new(Stage::Starting),
             load: watch::Sender::new(Load::default()),
             supply: watch::Sender::new(Supply::Lasts),
@@ -297,14 +299,7 @@ impl Service {
 
     /// Whom to wake for a caller that comes, or when the daemon closes.
     pub(crate) fn register(&self, waker: &Waker) {
-        let mut state = self.state();
-        if !state
-            .acceptor
-            .as_ref()
-            .is_some_and(|known| known.will_wake(waker))
-        {
-            state.acceptor = Some(waker.clone());
-        }
+        self.attendance.register(waker);
     }
 
     /// The next caller that waits.
@@ -449,9 +444,7 @@ impl Service {
         if !state.is_abandoned {
             state.waiting.push_back(waiting);
         }
-        if let Some(acceptor) = state.acceptor.take() {
-            acceptor.wake();
-        }
+        self.attendance.wake_acceptor();
     }
 
     /// The record informs; a disk that does not take it changes nothing about the daemon.

@@ -3,8 +3,8 @@
 //! The daemon answers one line per request line. Its environment says what it does before it is ready: `FIXTURE_INIT` is
 //! a list, separated by commas, of `ok`, `gate`, `slow:MS`, `panic`, `exit3`, `abort`, `kill9`, `stop` and `return`.
 //! `FIXTURE_TRACE` are the options of a strace under which the daemon runs; with `FIXTURE_WITNESS=told` it notes whether
-//! another daemon was there when it began, with another value it only is one that others note. A client waits
-//! `FIXTURE_ANSWER_MS` for an answer, or for ever.
+//! another daemon was there when it began, with another value it only is one that others note; with `FIXTURE_IN_TURN` it
+//! serves one connection at a time. A client waits `FIXTURE_ANSWER_MS` for an answer, or for ever.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -132,13 +132,17 @@ async fn serve(mut listener: Listener) -> Outcome {
         start_up(step).await?;
     }
     let handle = listener.handle();
+    let in_turn = std::env::var_os("FIXTURE_IN_TURN").is_some();
     while let Some(connection) = listener.accept().await? {
         let handle = handle.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(error) = answer(connection, &handle).await {
                 eprintln!("fixture: a connection failed: {error}");
             }
         });
+        if in_turn {
+            task.await?;
+        }
     }
     assert!(!PANIC.load(Ordering::SeqCst), "panics on purpose");
     Ok(())

@@ -50,7 +50,10 @@ impl Call<'_> {
         }
     }
 
-    pub(super) fn conclude(mut self, verdict: Verdict) -> Result<StartupOutcome, StartupError> {
+    pub(super) fn conclude(
+        mut self: Box<Self>,
+        verdict: Verdict,
+    ) -> Result<StartupOutcome, StartupError> {
         let socket_path = self.location.socket.clone();
         self.trace.finish(&socket_path, verdict.name(), None);
         if verdict == Verdict::Failed {

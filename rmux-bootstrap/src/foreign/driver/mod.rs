@@ -84,9 +84,10 @@ impl<'a> Call<'a> {
         location: &'a Location,
         deadline: Deadline,
         poll_interval: Duration,
-    ) -> Result<Self, StartupError> {
+    ) -> Result<Box<Self>, StartupError> {
         location::check_process()?;
-        Ok(Self {
+        // It becomes a part of its caller's future, which may be moved around.
+        Ok(Box::new(Self {
             location,
             deadline,
             poll_interval,
@@ -108,10 +109,13 @@ impl<'a> Call<'a> {
             polling_since: None,
             trace: Trace::new(),
             has_waited: false,
-        })
+        }))
     }
 
-    pub(super) async fn run<L, F>(mut self, launcher: L) -> Result<StartupOutcome, StartupError>
+    pub(super) async fn run<L, F>(
+        mut self: Box<Self>,
+        launcher: L,
+    ) -> Result<StartupOutcome, StartupError>
     where
         L: FnOnce() -> F,
         F: Future<Output = io::Result<()>>,

@@ -16,7 +16,10 @@ impl Driver<'_> {
         error
     }
 
-    pub(super) fn conclude(mut self, verdict: Verdict) -> Result<Option<Joined>, StartupError> {
+    pub(super) fn conclude(
+        mut self: Box<Self>,
+        verdict: Verdict,
+    ) -> Result<Option<Joined>, StartupError> {
         let socket_path = self.plan.location.socket.clone();
         let last = self.start.as_ref().and_then(Start::last);
         self.trace.finish(&socket_path, verdict.name(), last);

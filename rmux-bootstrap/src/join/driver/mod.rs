@@ -109,9 +109,10 @@ enum Turn {
 }
 
 impl<'a> Driver<'a> {
-    pub(crate) fn new(plan: Plan<'a>) -> Result<Self, StartupError> {
+    /// It is boxed, because it becomes a part of its caller's future, which may be moved around, and of that one's caller's.
+    pub(crate) fn new(plan: Plan<'a>) -> Result<Box<Self>, StartupError> {
         location::check_process()?;
-        Ok(Self {
+        Ok(Box::new(Self {
             join: Join::new(plan.may_start),
             plan,
             on_runtime: false,
@@ -129,11 +130,11 @@ impl<'a> Driver<'a> {
             pause: None,
             trace: Trace::new(),
             fresh: false,
-        })
+        }))
     }
 
     /// Drives the call on this thread.
-    pub(crate) fn run_blocking(mut self) -> Result<Option<Joined>, StartupError> {
+    pub(crate) fn run_blocking(mut self: Box<Self>) -> Result<Option<Joined>, StartupError> {
         loop {
             match self.advance() {
                 Ok(None) => {}
@@ -149,7 +150,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Drives the call on the runtime.
-    pub(crate) async fn run(mut self) -> Result<Option<Joined>, StartupError> {
+    pub(crate) async fn run(mut self: Box<Self>) -> Result<Option<Joined>, StartupError> {
         self.on_runtime = true;
         loop {
             match self.advance() {
