@@ -193,7 +193,7 @@ fn claim(
     let control = &location.control;
     let failed = |operation| move |source| StartupError::filesystem(operation, control, source);
     let patience = Deadline::after(LEAVING);
-    let lock = loop {
+    let (lock, held) = loop {
         let attempt = lock::attempt(&location.lock, true)?;
         if let Reached::Queued(_) | Reached::Full =
             net::connect(control).map_err(failed("probe"))?
@@ -201,12 +201,20 @@ fn claim(
             return Ok(None);
         }
         match attempt {
-            Attempt::Locked(lock) => break lock,
+            Attempt::Locked(lock) => match location.keep_cleaners_out() {
+                Ok(held) if lock::is_still_named(&location.lock, &lock).unwrap_or(true) => {
+                    break (lock, held);
+                }
+                // Whoever locks it for that long is no cleaner.
+                Err(_) if patience.is_over() => break (lock, None),
+                _ => {}
+            },
             _ if patience.is_over() => return Ok(None),
-            // Held and nobody listens: a daemon that is just leaving, or a caller that looks. Nothing announces the end of
-            // that, so it is asked for.
-            _ => std::thread::sleep(Duration::from_millis(5)),
+            // Held and nobody listens: a daemon that is just leaving, or a caller that looks.
+            _ => {}
         }
+        // Nothing announces the end of that, or of a cleaner's work, so it is asked for.
+        std::thread::sleep(Duration::from_millis(5));
     };
     let last = Record::read(&lock);
     let cleared = match &passed {
@@ -236,9 +244,6 @@ fn claim(
         StartupError::filesystem("write the start-up record", &location.lock, source)
     })?;
     let listener = net::listen(control).map_err(failed("listen at"))?;
-    let held = location
-        .derived_directory()
-        .and_then(|directory| fs::hold_directory(directory).ok());
     Ok(Some(Foundation {
         briefing: Briefing::new(&location, endpoint, location.log.clone(), generation),
         lock,

@@ -4,6 +4,7 @@
 //! taken over between two calls.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::error::StartupError;
@@ -94,7 +95,19 @@ impl Location {
         Ok(())
     }
 
-    /// The directory that the daemon keeps a shared flock on: only one that we derived.
+    /// Keeps cleaners of temporary files out of our directory for as long as what is returned lives. Neither a directory
+    /// that is not ours alone nor one without locks is held.
+    ///
+    /// # Errors
+    /// `WouldBlock`: a cleaner is at work there just now. It removes by name what it has looked at before.
+    pub(crate) fn keep_cleaners_out(&self) -> io::Result<Option<OwnedFd>> {
+        match self.derived_directory().map(fs::hold_directory) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            held => Ok(held.and_then(Result::ok)),
+        }
+    }
+
+    /// The directory that the starter and its daemon keep a shared flock on: only one that we derived.
     pub(crate) fn derived_directory(&self) -> Option<&Path> {
         match &self.place {
             Place::Private { directory, .. } | Place::Temporary(directory) => Some(directory),

@@ -99,6 +99,11 @@ pub(crate) fn read_record(path: &Path) -> Result<Record, StartupError> {
     }
 }
 
+/// Whether the name still is this file.
+pub(crate) fn is_still_named(path: &Path, lock: &File) -> io::Result<bool> {
+    still_named(path, &fs::facts_of(lock)?)
+}
+
 /// Whether the name still is the file that these facts are of.
 pub(crate) fn still_named(path: &Path, held: &Facts) -> io::Result<bool> {
     let is_named = fs::look(path)?.is_some_and(|named| named.inode == held.inode);

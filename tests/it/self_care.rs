@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rmux_bootstrap_tests::{Sandbox, eventually, exchange, process};
+use rustix::fs::FlockOperation;
 
 use crate::sandbox;
 
@@ -241,7 +243,7 @@ fn a_cleaner_leaves_a_live_endpoint_alone() {
     let line = format!("d {} 0700 {owner} - 1s\n", sandbox.dir().display());
     fs::write(&rules, line).expect("write the rules");
     std::thread::sleep(Duration::from_millis(1500)); // So that all of it is old.
-    let Ok(cleaned) = std::process::Command::new("systemd-tmpfiles")
+    let Ok(cleaned) = Command::new("systemd-tmpfiles")
         .arg("--clean")
         .arg(&rules)
         .output()
@@ -260,6 +262,43 @@ fn a_cleaner_leaves_a_live_endpoint_alone() {
         assert!(path.exists(), "{}", path.display());
     }
     assert_eq!(sandbox.pid(), (pid, false));
+}
+
+#[test]
+fn a_start_waits_for_a_cleaner_that_is_at_work_in_its_directory() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: there is no strace here");
+        return;
+    }
+    let sandbox = sandbox();
+    sandbox.kill(sandbox.pid().0);
+    let inode = |path: &Path| fs::symlink_metadata(path).expect("it is there").ino();
+    let stale = inode(&sandbox.control());
+    // As cleaners do, before they look at what is in it.
+    let cleaned = fs::File::open(sandbox.endpoint()).expect("open the directory");
+    rustix::fs::flock(&cleaned, FlockOperation::NonBlockingLockExclusive).expect("lock it");
+    let log = sandbox.scratch().join("calls");
+    let mut call = Command::new("strace");
+    call.args(["-q", "-e", "trace=flock", "-o"]).arg(&log);
+    call.arg(sandbox.fixture()).arg("pid");
+    let caller = sandbox.within(call).start();
+    eventually("it has asked more than once", || {
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        let asked = log.lines().filter(|line| line.contains("LOCK_SH|LOCK_NB"));
+        asked.filter(|line| line.contains("EAGAIN")).count() >= 2
+    });
+    assert_eq!(inode(&sandbox.control()), stale);
+    drop(cleaned);
+    assert!(caller.finish().pid().1);
+}
+
+#[test]
+fn a_directory_that_stays_locked_is_no_reason_not_to_start() {
+    let sandbox = sandbox();
+    sandbox.kill(sandbox.pid().0);
+    let cleaned = fs::File::open(sandbox.endpoint()).expect("open the directory");
+    rustix::fs::flock(&cleaned, FlockOperation::NonBlockingLockExclusive).expect("lock it");
+    assert!(sandbox.pid().1);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(crate) struct Start {
     lock: File,
     record: Record,
     listener: Option<OwnedFd>,
+    /// The directory, with a shared flock that keeps cleaners out until the daemon has its own.
+    directory: Option<OwnedFd>,
     log: Option<Log>,
     child: Option<Watched>,
     status: Option<ExitStatus>,
@@ -43,12 +45,23 @@ impl Start {
             lock,
             record,
             listener: None,
+            directory: None,
             log: None,
             child: None,
             status: None,
             on_runtime,
             reaper: None,
         }
+    }
+
+    /// Before anything is removed or made here: no cleaner may be at work on what is being replaced. `false`: one is, or has
+    /// been and the lock is not the one that counts any more.
+    pub(crate) fn keep_cleaners_out(&mut self, location: &Location) -> io::Result<bool> {
+        match location.keep_cleaners_out() {
+            Ok(directory) => self.directory = directory,
+            Err(_) => return Ok(false),
+        }
+        self.is_still_named(location)
     }
 
     /// Writes that a start is under way. From here on the file has its full size, so that what has to be written later
@@ -151,7 +164,7 @@ impl Start {
 
     /// Whether the lock file's name still is the file that is held.
     pub(crate) fn is_still_named(&self, location: &Location) -> io::Result<bool> {
-        lock::still_named(&location.lock, &fs::facts_of(&self.lock)?)
+        lock::is_still_named(&location.lock, &self.lock)
     }
 
     /// The launcher of a foreign daemon returned an error.

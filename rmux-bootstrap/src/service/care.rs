@@ -119,9 +119,8 @@ impl Service {
 
     /// What cannot be looked at is not taken for lost.
     fn has_lost_its_lock(&self) -> bool {
-        let held = self.lock.as_ref().and_then(|lock| fs::facts_of(lock).ok());
-        held.is_some_and(|held| {
-            lock::still_named(&self.briefing.lock, &held).is_ok_and(|is_named| !is_named)
+        self.lock.as_ref().is_some_and(|lock| {
+            lock::is_still_named(&self.briefing.lock, lock).is_ok_and(|is_named| !is_named)
         })
     }
 

@@ -83,8 +83,11 @@ impl Driver<'_> {
             Phase::Starting | Phase::Ready | Phase::Closing
         );
         if self.join.op() == Op::Pause && held_by_nobody_we_know {
+            let location = self.plan.location;
+            let cleaned = location.derived_directory();
+            let cleaned = cleaned.filter(|_| self.cleaned_since.is_some());
             return StartupError::Lock {
-                path: self.plan.location.lock.clone(),
+                path: cleaned.unwrap_or(&location.lock).to_owned(),
                 source: io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!("held by another process for {waited:.1?}"),

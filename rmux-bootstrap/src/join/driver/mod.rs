@@ -7,7 +7,7 @@ mod waiting;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
@@ -23,13 +23,16 @@ use crate::location::{self, Location};
 use crate::lock::{self, Attempt};
 use crate::skew::{Build, Fit, Wish};
 use crate::sys::net::{self, Reached};
-use crate::sys::wait;
+use crate::sys::{fs, wait};
 use crate::trace::Trace;
 
 /// The pauses in the gaps in which nobody listens: they double from the first to the last. A poll, because nothing
 /// announces the end of such a gap; it lasts for as long as another process needs for a handful of system calls.
 const PAUSE_FIRST: Duration = Duration::from_micros(200);
 const PAUSE_LAST: Duration = Duration::from_millis(5);
+/// How long a cleaner of temporary files is waited for. They take microseconds for a directory like ours; whoever locks it
+/// for longer is no reason not to start.
+const CLEANING: Duration = Duration::from_millis(250);
 
 /// A connection that the daemon serves.
 #[derive(Debug)]
@@ -95,6 +98,8 @@ pub(crate) struct Driver<'a> {
     activating: Option<u32>,
     /// One of the names is a socket of a process that does not listen there.
     is_held_up: bool,
+    /// Since when a cleaner has been at work in the directory.
+    cleaned_since: Option<Instant>,
     daemon: Identity,
     pauses: u32,
     pause: Option<Duration>,
@@ -125,6 +130,7 @@ impl<'a> Driver<'a> {
             progress: None,
             activating: None,
             is_held_up: false,
+            cleaned_since: None,
             daemon: Identity::default(),
             pauses: 0,
             pause: None,
@@ -232,6 +238,9 @@ impl<'a> Driver<'a> {
 
     fn clear_stale(&mut self) -> Result<Event, StartupError> {
         self.is_held_up = false;
+        if self.is_being_cleaned()? {
+            return Ok(Event::Occupied);
+        }
         if self.activating.is_some() {
             // It has been asked to start the daemon already; each further connection would be a client to that.
             let socket = &self.plan.location.socket;
@@ -254,6 +263,21 @@ impl<'a> Driver<'a> {
                 }
             },
         )
+    }
+
+    /// Whether a cleaner is at work in the directory, which might remove what this call is about to make.
+    fn is_being_cleaned(&mut self) -> Result<bool, StartupError> {
+        let location = self.plan.location;
+        let is_free = self
+            .held()?
+            .keep_cleaners_out(location)
+            .map_err(|source| StartupError::filesystem("look at", &location.lock, source))?;
+        if is_free {
+            self.cleaned_since = None;
+            return Ok(false);
+        }
+        let since = self.cleaned_since.get_or_insert_with(Instant::now);
+        Ok(since.elapsed() < CLEANING)
     }
 
     fn connect(&mut self) -> Result<Event, StartupError> {
@@ -444,6 +468,9 @@ impl<'a> Driver<'a> {
             Event::Connected if self.has_reached_itself() => Ok(Event::Done),
             // Our files were taken away, and the name is the next starter's.
             Event::Connected => Ok(Event::Occupied),
+            Event::Nobody if fs::look(control).is_ok_and(|found| found.is_none()) => {
+                Ok(Event::Occupied)
+            }
             _ => Err(failed(io::ErrorKind::ConnectionRefused.into())),
         }
     }
