@@ -189,11 +189,11 @@ fn claim(
     passed: Option<UnixListener>,
 ) -> Result<Option<Foundation>, StartupError> {
     let location = endpoint.locate()?;
-    location.prepare()?;
     let control = &location.control;
     let failed = |operation| move |source| StartupError::filesystem(operation, control, source);
     let patience = Deadline::after(LEAVING);
     let (lock, held) = loop {
+        location.prepare()?;
         let attempt = lock::attempt(&location.lock, true)?;
         if let Reached::Queued(_) | Reached::Full =
             net::connect(control).map_err(failed("probe"))?
@@ -210,7 +210,8 @@ fn claim(
                 _ => {}
             },
             _ if patience.is_over() => return Ok(None),
-            // Held and nobody listens: a daemon that is just leaving, or a caller that looks.
+            // Held and nobody listens: a daemon that is just leaving, or a caller that looks. Or the directory has just
+            // been removed.
             _ => {}
         }
         // Nothing announces the end of that, or of a cleaner's work, so it is asked for.

@@ -19,7 +19,7 @@ pub(crate) enum Attempt {
     Locked(File),
     /// Somebody else's; the file can be read.
     Busy(File),
-    /// There is no lock file, and none was to be made.
+    /// There is no lock file, and none was to be made; or a cleaner has just removed the directory.
     Missing,
 }
 
@@ -41,9 +41,6 @@ pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError
                 return Err(StartupError::SymlinkRejected {
                     path: path.to_owned(),
                 });
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
-                return Err(failed(error));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Attempt::Missing),
             Err(error) => return Err(failed(error)),

@@ -438,6 +438,8 @@ impl<'a> Driver<'a> {
             self.plan.location.prepare()?;
         }
         match lock::attempt(&self.plan.location.lock, self.plan.may_start)? {
+            // The directory was there a moment ago: a cleaner has removed it, and the next try makes it again.
+            Attempt::Missing if self.plan.may_start => Ok(Event::LockBusy(Phase::Unknown)),
             Attempt::Missing => Ok(Event::NoLock),
             Attempt::Busy(file) => {
                 self.record = Record::read(&file);
