@@ -17,7 +17,7 @@ use crate::listener::Listener;
 use crate::role::{Role, SkewPolicy};
 use crate::service::{Foundation, Service};
 use crate::skew::Build;
-use crate::sys::{net, reaper};
+use crate::sys::{descriptors, net, reaper};
 
 /// The budget of one call where none is set.
 pub const DEFAULT_STARTUP_DEADLINE: Duration = Duration::from_secs(20);
@@ -289,6 +289,9 @@ fn built(mut builder: Builder) -> Runtime {
 }
 
 fn has_room() -> std::io::Result<()> {
+    if descriptors::are_free(RUNTIME_DESCRIPTORS) {
+        return Ok(());
+    }
     let (one, _other) = net::pair()?;
     let more: std::io::Result<Vec<_>> = (2..RUNTIME_DESCRIPTORS).map(|_| one.try_clone()).collect();
     more.map(drop)

@@ -54,14 +54,8 @@ impl Start {
         }
     }
 
-    /// Before anything is removed or made here: no cleaner may be at work on what is being replaced. `false`: one is, or has
-    /// been and the lock is not the one that counts any more.
-    pub(crate) fn keep_cleaners_out(&mut self, location: &Location) -> io::Result<bool> {
-        match location.keep_cleaners_out() {
-            Ok(directory) => self.directory = directory,
-            Err(_) => return Ok(false),
-        }
-        self.is_still_named(location)
+    pub(crate) fn keep_directory(&mut self, directory: Option<OwnedFd>) {
+        self.directory = directory;
     }
 
     /// Writes that a start is under way. From here on the file has its full size, so that what has to be written later

@@ -32,6 +32,29 @@ pub(super) fn close_on_exec(open: &[i32]) {
     }
 }
 
+/// Whether so many descriptors are free for sure, by one look at the lowest ones; `false` says nothing.
+pub(crate) fn are_free(count: usize) -> bool {
+    if !cfg!(target_os = "linux") {
+        // `poll` fails there for devices that are open, too.
+        return false;
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let look_at = |fd| libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    };
+    let mut looked_at: Vec<_> = (3..27).map(look_at).collect();
+    // SAFETY: the list is as long as it says; a number without a descriptor is what is looked for.
+    let told = unsafe { libc::poll(looked_at.as_mut_ptr(), looked_at.len() as libc::nfds_t, 0) };
+    let free = looked_at.iter().filter(|looked| {
+        let is_allowed =
+            limit.is_none_or(|limit| u64::try_from(looked.fd).is_ok_and(|fd| fd < limit));
+        is_allowed && looked.revents & libc::POLLNVAL != 0
+    });
+    told >= 0 && free.count() >= count
+}
+
 /// Closes every descriptor from 3 on: what the caller happened to have open is not ours to keep.
 ///
 /// Only for a process that has just been started as a daemon, before anything else has been opened.

@@ -92,11 +92,11 @@ pub fn serve(
 ) -> Outcome {
     let runtime = Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        get_ready()?;
+        // From here on it could serve: what comes before the first `accept` is its launching, as in ours.
+        let since = get_ready()?;
         let listener = bind()?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
-        let since = now();
         ready()?;
         loop {
             let (connection, _) = listener.accept().await?;
@@ -114,6 +114,22 @@ pub async fn answer(mut connection: impl AsyncRead + AsyncWrite + Unpin, since: 
             connection.write_all(&since.to_le_bytes()).await
         } else {
             connection.write_all(&byte).await
+        };
+        if sent.is_err() {
+            break;
+        }
+    }
+}
+
+/// As [`answer`], for a daemon without a runtime.
+pub fn answer_blocking(connection: &mut (impl Read + Write), since: i64) {
+    let mut byte = [0];
+    // A peer that has gone is not our concern.
+    while connection.read_exact(&mut byte).is_ok() {
+        let sent = if byte[0] == CLOCK {
+            connection.write_all(&since.to_le_bytes())
+        } else {
+            connection.write_all(&byte)
         };
         if sent.is_err() {
             break;

@@ -82,10 +82,10 @@ impl Driver<'_> {
             self.record.phase,
             Phase::Starting | Phase::Ready | Phase::Closing
         );
-        if self.join.op() == Op::Pause && held_by_nobody_we_know {
+        let is_being_cleaned = self.cleaned_since.is_some();
+        if self.join.op() == Op::Pause && (held_by_nobody_we_know || is_being_cleaned) {
             let location = self.plan.location;
-            let cleaned = location.derived_directory();
-            let cleaned = cleaned.filter(|_| self.cleaned_since.is_some());
+            let cleaned = location.derived_directory().filter(|_| is_being_cleaned);
             return StartupError::Lock {
                 path: cleaned.unwrap_or(&location.lock).to_owned(),
                 source: io::Error::new(

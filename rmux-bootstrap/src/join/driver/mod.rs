@@ -2,6 +2,7 @@
 //! needs no runtime, [`run`](Driver::run) is a future.
 
 mod ending;
+mod starting;
 mod waiting;
 
 use std::io;
@@ -17,22 +18,19 @@ use crate::join::frame::{Applicant, Assembler, Frame, Identity, Leave};
 use crate::join::phase::Phase;
 use crate::join::record::Record;
 use crate::join::room::Room;
-use crate::join::start::{self, Cleared, Start};
+use crate::join::start::Start;
 use crate::join::step::{Event, Hold, Join, Op, Verdict};
 use crate::location::{self, Location};
-use crate::lock::{self, Attempt};
+use crate::lock;
 use crate::skew::{Build, Fit, Wish};
 use crate::sys::net::{self, Reached};
-use crate::sys::{fs, wait};
+use crate::sys::wait;
 use crate::trace::Trace;
 
 /// The pauses in the gaps in which nobody listens: they double from the first to the last. A poll, because nothing
 /// announces the end of such a gap; it lasts for as long as another process needs for a handful of system calls.
 const PAUSE_FIRST: Duration = Duration::from_micros(200);
 const PAUSE_LAST: Duration = Duration::from_millis(5);
-/// How long a cleaner of temporary files is waited for. They take microseconds for a directory like ours; whoever locks it
-/// for longer is no reason not to start.
-const CLEANING: Duration = Duration::from_millis(250);
 
 /// A connection that the daemon serves.
 #[derive(Debug)]
@@ -236,50 +234,6 @@ impl<'a> Driver<'a> {
         Ok(Turn::Came(came))
     }
 
-    fn clear_stale(&mut self) -> Result<Event, StartupError> {
-        self.is_held_up = false;
-        if self.is_being_cleaned()? {
-            return Ok(Event::Occupied);
-        }
-        if self.activating.is_some() {
-            // It has been asked to start the daemon already; each further connection would be a client to that.
-            let socket = &self.plan.location.socket;
-            let failed = |source| StartupError::filesystem("probe", socket, source);
-            if net::is_held(socket).map_err(failed)? {
-                return Ok(Event::Occupied);
-            }
-        }
-        Ok(
-            match start::clear_stale(self.plan.location, &self.record)? {
-                Cleared::Free => Event::Done,
-                Cleared::Leaving => Event::Occupied,
-                Cleared::Held => {
-                    self.is_held_up = true;
-                    Event::Occupied
-                }
-                Cleared::Activated(pid) => {
-                    self.activating = Some(pid);
-                    Event::Occupied
-                }
-            },
-        )
-    }
-
-    /// Whether a cleaner is at work in the directory, which might remove what this call is about to make.
-    fn is_being_cleaned(&mut self) -> Result<bool, StartupError> {
-        let location = self.plan.location;
-        let is_free = self
-            .held()?
-            .keep_cleaners_out(location)
-            .map_err(|source| StartupError::filesystem("look at", &location.lock, source))?;
-        if is_free {
-            self.cleaned_since = None;
-            return Ok(false);
-        }
-        let since = self.cleaned_since.get_or_insert_with(Instant::now);
-        Ok(since.elapsed() < CLEANING)
-    }
-
     fn connect(&mut self) -> Result<Event, StartupError> {
         self.line = None;
         let reached = door::knock(self.plan.location, &self.plan.location.control)?;
@@ -431,69 +385,6 @@ impl<'a> Driver<'a> {
 
     fn phase(&self) -> Phase {
         self.record.phase_after(self.history)
-    }
-
-    fn try_lock(&mut self) -> Result<Event, StartupError> {
-        if self.plan.may_start {
-            self.plan.location.prepare()?;
-        }
-        match lock::attempt(&self.plan.location.lock, self.plan.may_start)? {
-            // The directory was there a moment ago: a cleaner has removed it, and the next try makes it again.
-            Attempt::Missing if self.plan.may_start => Ok(Event::LockBusy(Phase::Unknown)),
-            Attempt::Missing => Ok(Event::NoLock),
-            Attempt::Busy(file) => {
-                self.record = Record::read(&file);
-                Ok(Event::LockBusy(self.phase()))
-            }
-            Attempt::Locked(lock) => {
-                self.record = Record::read(&lock);
-                self.start = Some(Start::new(lock, self.record.clone(), self.on_runtime));
-                Ok(Event::Locked(self.phase()))
-            }
-        }
-    }
-
-    /// What this call holds as a starter; without it, the lock is not ours to work under.
-    fn held(&mut self) -> Result<&mut Start, StartupError> {
-        let lock = &self.plan.location.lock;
-        self.start.as_mut().ok_or_else(|| StartupError::Lock {
-            path: lock.clone(),
-            source: io::ErrorKind::NotFound.into(),
-        })
-    }
-
-    fn listen(&mut self) -> Result<Event, StartupError> {
-        let control = &self.plan.location.control;
-        self.held()?.listen(control)?;
-        let failed = |source| StartupError::filesystem("connect to", control, source);
-        match self.reached(net::connect(control).map_err(failed)?)? {
-            Event::Connected if self.has_reached_itself() => Ok(Event::Done),
-            // Our files were taken away, and the name is the next starter's.
-            Event::Connected => Ok(Event::Occupied),
-            Event::Nobody if fs::look(control).is_ok_and(|found| found.is_none()) => {
-                Ok(Event::Occupied)
-            }
-            _ => Err(failed(io::ErrorKind::ConnectionRefused.into())),
-        }
-    }
-
-    /// Whether this process listens at the other end. The credentials of a listener are those of whoever called `listen`;
-    /// where they name no process, nothing speaks against it.
-    fn has_reached_itself(&self) -> bool {
-        let listener = self
-            .line
-            .as_ref()
-            .and_then(|(line, _)| net::credentials(line.fd()).ok()?.pid);
-        listener.is_none_or(|pid| pid == std::process::id())
-    }
-
-    /// Writes the failure down and lets go of the listener: whoever waits there wakes up and finds it.
-    fn record_failure(&mut self) -> Event {
-        if let Some(start) = &mut self.start {
-            self.record = start.record_failure();
-            start.stop_listening(self.plan.location);
-        }
-        Event::Done
     }
 }
 

@@ -2,7 +2,7 @@
 
 use program::{DELAY, Outcome};
 
-use super::{BARE, KUNOBI, PROGRAMS, WARM_UP, alternate, named};
+use super::{BARE, BLOCKING, KUNOBI, PROGRAMS, WARM_UP, alternate, named};
 use crate::place::Bench;
 use crate::report::{Chart, Report, Table, Verdict, short};
 use crate::sample::{Sample, count};
@@ -30,7 +30,8 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
     let note = format!(
         "{rounds} starts each, every one in a directory of its own, from the client's spawn to its end. {BARE}: a lock, \
          a spawn, a READY byte, a connect, without a runtime in the client; it has no place for a second caller to wait \
-         at. {KUNOBI}: `ProcessLock`, `DaemonCommand` with a readiness channel, no runtime in the client either."
+         at. {KUNOBI}: `ProcessLock`, `DaemonCommand` with a readiness channel, no runtime in the client either. So \
+         {BLOCKING} is what compares with these two: a `main` that is not async, and a thread for each connection."
     );
     let table = Table::new("Cold start, whole process", "µs", note, named(&samples));
     report.charts.push(Chart::distributions(
@@ -43,7 +44,8 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
     Ok(())
 }
 
-/// From the daemon's first `accept` to the caller's return, for daemons that take different times to get there.
+/// From the end of the daemon's own start-up, where its first `accept` follows or its socket is made, to the caller's
+/// return, for daemons that take different times to get there.
 pub(crate) fn extra_wait(bench: &mut Bench, report: &mut Report) -> Outcome {
     let rounds = bench.rounds(ROUNDS);
     let mut halves = [const { Vec::new() }; 2];
@@ -64,11 +66,12 @@ pub(crate) fn extra_wait(bench: &mut Bench, report: &mut Report) -> Outcome {
     verdicts(report, &samples[0], halves.map(Sample::new));
     let note = format!(
         "{rounds} starts each; the daemon gets ready after a time between 0 and {} ms that is different in every round. \
-         Both clocks are the kernel's monotonic one.",
+         Both clocks are the kernel's monotonic one. Everybody's begins where the daemon's own start-up is over: ours then \
+         comes to its first `accept`, which publishes the socket; the others make theirs and say so.",
         short(LONGEST / 1e3)
     );
     let table = Table::new(
-        "Extra wait between the daemon's first `accept` and its starter's return",
+        "Extra wait between the daemon's being ready and its starter's return",
         "µs",
         note,
         named(&samples),
@@ -76,7 +79,7 @@ pub(crate) fn extra_wait(bench: &mut Bench, report: &mut Report) -> Outcome {
     report.charts.push(Chart::distributions(
         "wait.svg",
         "Extra wait after the daemon is ready",
-        "µs from the first accept to the caller's return",
+        "µs from the daemon's being ready to the caller's return",
         &table,
     ));
     report.tables.push(table);

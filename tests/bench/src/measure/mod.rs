@@ -20,15 +20,17 @@ const WARM_UP: usize = 3;
 
 /// The ways of joining: ours, and the programs to compare with.
 const OURS: &str = "rmux-bootstrap";
+const BLOCKING: &str = "rmux-bootstrap, no runtime in `main`";
 const BARE: &str = "by hand";
 const SDK06: &str = "rmux-sdk 0.6.1";
 const SDK10: &str = "rmux-sdk 0.10.0";
 const KUNOBI: &str = "kunobi-daemon 0.10.3";
 
 /// The programs of this package that start a daemon, and what they stand for.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("ours", OURS),
     ("bare", BARE),
+    ("blocking", BLOCKING),
     ("sdk06", SDK06),
     ("sdk10", SDK10),
     ("kunobi", KUNOBI),

@@ -13,7 +13,7 @@ const ROUNDS: usize = 400;
 
 /// Starts a daemon of each kind. Both versions of `rmux-sdk` share one.
 fn start_all(place: &Place) -> Outcome {
-    for program in ["ours", "bare", "sdk06", "kunobi"] {
+    for program in ["ours", "blocking", "bare", "sdk06", "kunobi"] {
         place.start(program)?;
     }
     Ok(())
@@ -90,7 +90,7 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
     let note = format!(
         "{rounds} processes each, from the spawn to the end. {OURS} and {BARE} make two round trips (READY or a byte, \
          and the request); {SDK06}, {SDK10} and {KUNOBI} verify nothing and make one. {KUNOBI} has no runtime in its \
-         client, the others a current-thread one."
+         client, the others a current-thread one, but for ours with a `main` that is not async."
     );
     report.tables.push(Table::new(
         "Warm, whole process",
