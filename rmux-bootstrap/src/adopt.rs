@@ -209,6 +209,12 @@ fn claim(
                 Err(_) if patience.is_over() => break (lock, None),
                 _ => {}
             },
+            Attempt::Missing if patience.is_over() => {
+                return Err(StartupError::Lock {
+                    path: location.lock.clone(),
+                    source: io::ErrorKind::NotFound.into(),
+                });
+            }
             _ if patience.is_over() => return Ok(None),
             // Held and nobody listens: a daemon that is just leaving, or a caller that looks. Or the directory has just
             // been removed.

@@ -302,6 +302,19 @@ fn a_directory_that_stays_locked_is_no_reason_not_to_start() {
 }
 
 #[test]
+fn a_control_socket_that_was_removed_is_closed_when_its_queue_is_empty_though_nobody_comes() {
+    let sandbox = sandbox();
+    sandbox.pid();
+    for _ in 0..30 {
+        fs::remove_file(sandbox.control()).expect("remove the control socket");
+        eventually("it is published again", || sandbox.control().exists());
+        eventually("the old one is closed", || {
+            process::listeners(&sandbox.control()) == 1
+        });
+    }
+}
+
+#[test]
 fn removals_cost_no_descriptors() {
     let sandbox = sandbox();
     let (pid, _) = sandbox.pid();

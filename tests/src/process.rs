@@ -86,7 +86,17 @@ pub fn is_running(pid: u32) -> bool {
 
 /// How many connections were made to the socket bound at `path` and are not yet closed, those still queued included.
 pub fn connections(path: &Path) -> usize {
+    sockets(path, false)
+}
+
+/// How many sockets that were bound at `path` are listened at, one whose name has gone included until it is closed.
+pub fn listeners(path: &Path) -> usize {
+    sockets(path, true)
+}
+
+fn sockets(path: &Path, listening: bool) -> usize {
     const LISTENING: u32 = 0x1_0000;
+    let is_wanted = |flags: u32| (flags & LISTENING != 0) == listening;
     let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     table
         .lines()
@@ -95,7 +105,7 @@ pub fn connections(path: &Path) -> usize {
             let fields: Vec<_> = line.split_ascii_whitespace().collect();
             fields.len() == 8
                 && Path::new(fields[7]) == path
-                && u32::from_str_radix(fields[3], 16).is_ok_and(|flags| flags & LISTENING == 0)
+                && u32::from_str_radix(fields[3], 16).is_ok_and(is_wanted)
         })
         .count()
 }

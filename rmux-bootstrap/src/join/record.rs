@@ -23,7 +23,7 @@ use crate::sys::process;
 const SIZE_MAX: usize = 8192;
 /// Empty lines fill it up to a multiple of this, so that the next one seldom needs another length.
 const STEP: usize = 1024;
-/// What a file system that is full by now still has room for, since the first record took it: a block at least.
+/// What most file systems that are full by now still have room for, since the first record took it: a block.
 const SIZE_SAFE: usize = 4096;
 /// The first line, before the checksum is known.
 const HEADER: &str = "checksum=0000000000000000\n";
@@ -196,23 +196,29 @@ impl Record {
 
     /// Writes the record.
     pub(crate) fn write(&self, file: &File) -> io::Result<()> {
-        let before = file.metadata()?.len();
-        let most = usize::try_from(before).map_or(SIZE_MAX, |length| length.min(SIZE_MAX));
-        let mut bytes = self.encode(SIZE_MAX);
-        let mut needed = bytes.len();
-        bytes.resize(needed.max(most), b'\n');
-        if let Err(error) = file.write_all_at(&bytes, 0) {
-            if needed <= SIZE_SAFE {
-                return Err(error);
+        let before = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        // The last one needs no room that the file has not got.
+        let room = (before / STEP * STEP).clamp(STEP, SIZE_SAFE);
+        let mut sizes = [SIZE_MAX, SIZE_SAFE, room].into_iter();
+        let mut longest = before;
+        let mut outcome = Ok(());
+        let needed = loop {
+            let Some(most) = sizes.next() else {
+                return outcome;
+            };
+            let mut bytes = self.encode(most);
+            let needed = bytes.len();
+            longest = longest.max(needed);
+            // What was there before and is longer is covered with empty lines.
+            bytes.resize(needed.max(before.min(SIZE_MAX)), b'\n');
+            outcome = file.write_all_at(&bytes, 0);
+            if outcome.is_ok() {
+                break needed;
             }
-            bytes = self.encode(SIZE_SAFE);
-            needed = bytes.len();
-            bytes.resize(needed.max(most), b'\n');
-            file.write_all_at(&bytes, 0)?;
-        }
-        if before > needed as u64 {
-            // Nothing but empty lines are cut off, and leaving them costs time only.
-            let _ = file.set_len(needed as u64);
+        };
+        if longest > needed {
+            // Empty lines, or what a longer try has left behind this one.
+            file.set_len(needed as u64)?;
         }
         Ok(())
     }
@@ -411,7 +417,7 @@ mod tests {
             assert_eq!(Record::read(&file), *record);
             assert!(file.metadata().unwrap().len() <= length as u64);
         }
-        file.set_len(SIZE_SAFE as u64).unwrap();
+        // From here on it cannot grow.
         rustix::fs::fcntl_add_seals(&file, rustix::fs::SealFlags::GROW).unwrap();
         long.write(&file).unwrap();
         let read = Record::read(&file);

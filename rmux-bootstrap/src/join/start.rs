@@ -58,8 +58,7 @@ impl Start {
         self.directory = directory;
     }
 
-    /// Writes that a start is under way. From here on the file has its full size, so that what has to be written later
-    /// needs no room on the disk.
+    /// Writes that a start is under way. What has to be written later fits into the room that this takes on the disk.
     pub(crate) fn record(
         &mut self,
         location: &Location,

@@ -22,6 +22,8 @@ struct Seen {
     asked: u64,
     /// How often one was woken.
     rings: u64,
+    /// How often the control socket was published again: nobody but its task looks after one that had the name before.
+    published: u64,
 }
 
 /// Who looks after the control socket. As a waker, it wakes the `accept` that waits, and lets the task know.
@@ -58,11 +60,24 @@ impl Attendance {
 
     /// Wakes whoever accepts, who is not waiting at the control socket any more: not before it asks again.
     pub(super) fn ring(&self) {
-        self.wake_acceptor();
         self.seen.send_if_modified(|seen| {
             seen.rings += 1;
             std::mem::take(&mut seen.is_waiting)
         });
+        self.wake_acceptor();
+    }
+
+    /// Another control socket has the name: whoever waits at the old one is to wait there. The number of the new one.
+    pub(super) fn publish(&self) -> u64 {
+        let mut published = 0;
+        self.seen.send_modify(|seen| {
+            seen.rings += 1;
+            seen.published += 1;
+            seen.is_waiting = false;
+            published = seen.published;
+        });
+        self.wake_acceptor();
+        published
     }
 
     /// Asks for a caller on behalf of whoever accepts. Where there is none yet, `ask` has left the waker it was given.
@@ -70,9 +85,11 @@ impl Attendance {
         self: &Arc<Self>,
         ask: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
+        // A task that has used up its turn is told to wait without a look, and may be so each time.
+        let is_look = tokio::task::coop::has_budget_remaining();
         let mut rings = 0;
         self.seen.send_if_modified(|seen| {
-            seen.asked += 1;
+            seen.asked += u64::from(is_look);
             rings = seen.rings;
             false
         });
@@ -81,7 +98,7 @@ impl Attendance {
         if asked.is_pending() {
             self.seen.send_if_modified(|seen| {
                 // Rung meanwhile: that was for this one.
-                seen.is_waiting = seen.rings == rings;
+                seen.is_waiting = is_look && seen.rings == rings;
                 false
             });
         }
@@ -89,10 +106,11 @@ impl Attendance {
     }
 
     /// How often somebody has asked for a caller, once nobody waits for one and nobody has asked for a while; `None` where
-    /// somebody has.
-    pub(super) async fn absent(&self) -> Option<u64> {
+    /// somebody has. Nobody waits at a socket that is not the one `published` last.
+    pub(super) async fn absent(&self, published: u64) -> Option<u64> {
         let mut seen = self.seen.subscribe();
-        let asked = seen.wait_for(|seen| !seen.is_waiting).await.ok()?.asked;
+        let is_left = |seen: &Seen| !seen.is_waiting || seen.published != published;
+        let asked = seen.wait_for(is_left).await.ok()?.asked;
         tokio::time::sleep(HEAD_START).await;
         self.is_still_absent(asked).then_some(asked)
     }
@@ -131,14 +149,14 @@ mod tests {
     async fn is_present(attendance: &Attendance) -> bool {
         // Right code never completes here, however long this waits.
         let patience = HEAD_START * 10;
-        tokio::time::timeout(patience, attendance.absent())
+        tokio::time::timeout(patience, attendance.absent(0))
             .await
             .is_err()
     }
 
     #[tokio::test]
     async fn the_task_comes_forward_where_nobody_has_ever_asked() {
-        assert_eq!(Attendance::default().absent().await, Some(0));
+        assert_eq!(Attendance::default().absent(0).await, Some(0));
     }
 
     #[tokio::test]
@@ -149,15 +167,28 @@ mod tests {
         assert!(is_present(&attendance).await);
         assert!(!attendance.is_still_absent(0));
         waker.wake();
-        assert_eq!(attendance.absent().await, Some(1));
+        assert_eq!(attendance.absent(0).await, Some(1));
         // Once more, with a caller who was there.
         assert!(attendance.ask(|_| Poll::Ready(())).is_ready());
-        assert_eq!(attendance.absent().await, Some(2));
+        assert_eq!(attendance.absent(0).await, Some(2));
         let _waker = ask_in_vain(&attendance);
         assert!(is_present(&attendance).await);
-        // Another socket, which nobody waits at yet, or the end.
+        // The end.
         attendance.ring();
-        assert_eq!(attendance.absent().await, Some(3));
+        assert_eq!(attendance.absent(0).await, Some(3));
+    }
+
+    #[tokio::test]
+    async fn the_task_of_a_socket_that_has_lost_its_name_does_not_stand_back() {
+        let attendance = Arc::new(Attendance::default());
+        let _waker = ask_in_vain(&attendance);
+        assert_eq!(attendance.publish(), 1);
+        // Whoever accepts waits at the new one before the old one's task has had a turn.
+        let _waker = ask_in_vain(&attendance);
+        assert_eq!(attendance.absent(0).await, Some(2));
+        let patience = HEAD_START * 10;
+        let new = tokio::time::timeout(patience, attendance.absent(1)).await;
+        assert!(new.is_err(), "right code never completes here");
     }
 
     #[tokio::test]
@@ -168,7 +199,7 @@ mod tests {
             Poll::Pending
         });
         assert!(asked.is_pending());
-        assert_eq!(attendance.absent().await, Some(1));
+        assert_eq!(attendance.absent(0).await, Some(1));
     }
 
     #[tokio::test]

@@ -156,12 +156,13 @@ impl Service {
             state.control_inode = inode;
             state.control.replace(listener.clone())
         };
-        self.attendance.ring();
+        let published = self.attendance.publish();
         if let Some(old) = old {
             // Nobody can come to it any more; who has come is still served, then its task ends.
             let _ = net::refuse_newcomers(&*old);
         }
-        self.runtime.spawn(control::serve(self.clone(), listener));
+        self.runtime
+            .spawn(control::serve(self.clone(), listener, published));
         Ok(())
     }
 

@@ -18,9 +18,13 @@ use crate::sys::net::{self, Credentials};
 use crate::sys::{process, wait};
 
 /// Serves the control socket while nobody accepts, and to the end where its name was taken away.
-pub(super) async fn serve(service: Arc<Service>, control: Arc<AsyncFd<UnixListener>>) {
+pub(super) async fn serve(
+    service: Arc<Service>,
+    control: Arc<AsyncFd<UnixListener>>,
+    published: u64,
+) {
     loop {
-        let asked = service.attendance.absent().await;
+        let asked = service.attendance.absent(published).await;
         if asked.is_none() && service.is_current(&control) {
             continue;
         }
@@ -166,17 +170,24 @@ impl Service {
     /// The next caller in the control socket's own queue, for an `accept` that waits: one step less than by way of the
     /// task that serves that socket, which is there for the time in which nobody accepts.
     pub(crate) fn poll_control(self: &Arc<Self>) -> Poll<io::Result<Waiting>> {
-        let Some(control) = self.state().control.clone() else {
-            return Poll::Pending;
-        };
-        if self.attendance.is_still_absent(0)
-            && let Ok(stream) = net::accept(&*control)
-            && let Some(waiting) = greet(self, stream)
-        {
-            // Whoever started this daemon has been in the queue from the beginning, and the runtime may not have looked yet.
-            return Poll::Ready(Ok(waiting));
+        loop {
+            let Some(control) = self.state().control.clone() else {
+                return Poll::Pending;
+            };
+            if self.attendance.is_still_absent(0)
+                && let Ok(stream) = net::accept(&*control)
+                && let Some(waiting) = greet(self, stream)
+            {
+                // Whoever started this daemon has been in the queue from the beginning, and the runtime may not have
+                // looked yet.
+                return Poll::Ready(Ok(waiting));
+            }
+            let asked = self.attendance.ask(|cx| self.poll_next(&control, cx));
+            // Where another one has the name by now, nobody would be woken by that.
+            if asked.is_ready() || self.is_current(&control) {
+                return asked;
+            }
         }
-        self.attendance.ask(|cx| self.poll_next(&control, cx))
     }
 
     fn poll_next(

@@ -183,7 +183,7 @@ impl Service {
         let _context = runtime.enter();
         let control = Arc::new(readiness::listener(UnixListener::from(control))?);
         service.state().control = Some(control.clone());
-        runtime.spawn(control::serve(service.clone(), control));
+        runtime.spawn(control::serve(service.clone(), control, 0));
         runtime.spawn(care::watch_over(service.clone()));
         Ok(service)
     }

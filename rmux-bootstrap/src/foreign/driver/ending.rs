@@ -91,10 +91,10 @@ impl Call<'_> {
             Op::AwaitEarlier => self.earlier.take(),
             Op::AwaitRoom | Op::AwaitStarter if self.starter.is_none() => {
                 let record = lock::read_record(&self.location.lock).unwrap_or_default();
-                let earlier = Earlier::of(&record).ok().flatten();
-                // The lock is held, and its starter is gone: before that it has launched something, untold.
-                orphan = record.is_foreign_launch() && earlier.is_none();
-                earlier
+                let earlier = Earlier::of(&record);
+                // The lock is held, and its starter is gone: most likely it has launched something before that, untold.
+                orphan = record.is_foreign_launch() && matches!(earlier, Ok(None));
+                earlier.ok().flatten()
             }
             _ => None,
         };
@@ -124,7 +124,7 @@ impl Call<'_> {
             ),
             (Op::AwaitStarter, None) if orphan => busy(
                 None,
-                "still starting: its starter is gone, and what that has launched has the lock; wait for it, or end it to have another one started",
+                "perhaps still starting: its starter is gone, and the lock is held, most likely by what that has launched; wait for it, or end it to have another one started",
             ),
             (Op::AwaitStarter, None) if self.starter.is_none() => StartupError::Lock {
                 path: self.location.lock.clone(),

@@ -82,7 +82,8 @@ impl Driver<'_> {
             self.record.phase,
             Phase::Starting | Phase::Ready | Phase::Closing
         );
-        let is_being_cleaned = self.cleaned_since.is_some();
+        let is_being_cleaned =
+            self.cleaned_since.is_some() && self.plan.location.keep_cleaners_out().is_err();
         if self.join.op() == Op::Pause && (held_by_nobody_we_know || is_being_cleaned) {
             let location = self.plan.location;
             let cleaned = location.derived_directory().filter(|_| is_being_cleaned);

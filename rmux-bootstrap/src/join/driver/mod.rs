@@ -98,6 +98,8 @@ pub(crate) struct Driver<'a> {
     is_held_up: bool,
     /// Since when a cleaner has been at work in the directory.
     cleaned_since: Option<Instant>,
+    /// How often the directory was gone when the lock file was to be made.
+    missing: u32,
     daemon: Identity,
     pauses: u32,
     pause: Option<Duration>,
@@ -129,6 +131,7 @@ impl<'a> Driver<'a> {
             activating: None,
             is_held_up: false,
             cleaned_since: None,
+            missing: 0,
             daemon: Identity::default(),
             pauses: 0,
             pause: None,

@@ -16,16 +16,27 @@ use crate::sys::{fs, net};
 /// for longer is no reason not to start.
 const CLEANING: Duration = Duration::from_millis(250);
 
+/// How often the directory may be gone again when the lock file is to be made in it.
+const MISSING: u32 = 8;
+
 impl Driver<'_> {
     pub(super) fn try_lock(&mut self) -> Result<Event, StartupError> {
         if self.plan.may_start {
             self.plan.location.prepare()?;
         }
         match lock::attempt(&self.plan.location.lock, self.plan.may_start)? {
+            Attempt::Missing if !self.plan.may_start => Ok(Event::NoLock),
             // The directory was there a moment ago: a cleaner has removed it, and the next try makes it again.
-            Attempt::Missing if self.plan.may_start => Ok(Event::LockBusy(Phase::Unknown)),
-            Attempt::Missing => Ok(Event::NoLock),
+            Attempt::Missing if self.missing < MISSING => {
+                self.missing += 1;
+                Ok(Event::LockBusy(Phase::Unknown))
+            }
+            Attempt::Missing => Err(StartupError::Lock {
+                path: self.plan.location.lock.clone(),
+                source: io::ErrorKind::NotFound.into(),
+            }),
             Attempt::Busy(file) => {
+                self.cleaned_since = None;
                 self.record = Record::read(&file);
                 Ok(Event::LockBusy(self.phase()))
             }
@@ -54,8 +65,13 @@ impl Driver<'_> {
             self.cleaned_since = None;
             self.held()?.keep_directory(directory);
         } else {
-            let since = self.cleaned_since.get_or_insert_with(Instant::now);
-            if since.elapsed() < CLEANING {
+            let waited = self
+                .cleaned_since
+                .get_or_insert_with(Instant::now)
+                .elapsed();
+            // Half of a short deadline is for the start.
+            let left = self.plan.deadline.remaining();
+            if waited < CLEANING && left.is_none_or(|left| waited < left) {
                 return Ok(false);
             }
         }
