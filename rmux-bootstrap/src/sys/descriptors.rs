@@ -32,8 +32,7 @@ pub(super) fn close_on_exec(open: &[i32]) {
     }
 }
 
-/// Whether so many descriptors are free for this process, by one look at the lowest ones; `false` says nothing. Of a system
-/// that has none left, which Linux's own limit makes unlikely, it knows nothing.
+/// Whether so many descriptors are free for this process, by one look at the lowest ones; `false` says nothing.
 #[cfg(target_os = "linux")]
 pub(crate) fn are_free(count: usize) -> bool {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
