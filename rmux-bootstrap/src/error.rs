@@ -123,7 +123,7 @@ pub enum StartupError {
         socket_path: PathBuf,
     },
     /// The running daemon is another version, and the policy says not to use it.
-    #[error("{}: the running daemon is version {theirs}, this program is {ours}; stop that daemon or upgrade this program", socket_path.display())]
+    #[error("{}: the running daemon is version {theirs}, this program is {ours}; upgrade whichever is older: this program, or that daemon, by stopping it", socket_path.display())]
     VersionSkew {
         /// The public socket.
         socket_path: PathBuf,

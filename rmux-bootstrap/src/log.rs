@@ -12,6 +12,8 @@ use crate::sys::fs;
 const ROTATE_ABOVE: u64 = 1024 * 1024;
 const TAIL_LINES: usize = 20;
 const TAIL_BYTES: u64 = 4096;
+/// A backtrace is longer than what is quoted of the log.
+const LOOK_BACK: u64 = 64 * 1024;
 
 /// An open log and where this run's part of it begins.
 #[derive(Debug)]
@@ -59,16 +61,34 @@ impl Log {
         })
     }
 
-    /// The last lines of this run, control characters made harmless.
+    /// The last lines of this run that tell something, control characters made harmless.
     pub(crate) fn tail(&self) -> String {
         let size = fs::facts_of(&self.file).map_or(0, |facts| facts.size);
-        let from = self.begins.max(size.saturating_sub(TAIL_BYTES));
+        let from = self.begins.max(size.saturating_sub(LOOK_BACK));
         let mut bytes = vec![0; usize::try_from(size.saturating_sub(from)).unwrap_or(0)];
         if self.file.read_exact_at(&mut bytes, from).is_err() {
             return String::new();
         }
-        last_lines(&String::from_utf8_lossy(&bytes), TAIL_LINES)
+        let text = without_backtraces(&String::from_utf8_lossy(&bytes));
+        let most = usize::try_from(TAIL_BYTES).unwrap_or(usize::MAX);
+        let mut from = text.len().saturating_sub(most);
+        while !text.is_char_boundary(from) {
+            from += 1;
+        }
+        last_lines(&text[from..], TAIL_LINES)
     }
+}
+
+/// A panic says why in its first lines, and its backtrace would push them out; that is in the log.
+fn without_backtraces(text: &str) -> String {
+    let mut in_backtrace = false;
+    let tells = |line: &&str| {
+        in_backtrace = *line == "stack backtrace:" || in_backtrace && line.starts_with(' ');
+        let is_advice = line.starts_with("note: run with `RUST_BACKTRACE=")
+            || line.starts_with("note: Some details are omitted, run with `RUST_BACKTRACE=");
+        !in_backtrace && !is_advice
+    };
+    text.lines().filter(tells).collect::<Vec<_>>().join("\n")
 }
 
 fn last_lines(text: &str, count: usize) -> String {
@@ -111,4 +131,25 @@ fn make_parents(directory: &Path) -> std::io::Result<()> {
         make_parents(parent)?;
     }
     fs::make_private_dir(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_panic_the_reason_is_told_and_not_the_backtrace() {
+        let log = "loading\n\nthread 'main' (7) panicked at src/main.rs:3:5:\nno such index\nstack backtrace:\n   \
+                   0: __rustc::rust_begin_unwind\n             at /rustc/1/library/std/src/panicking.rs:689:5\n   \
+                   1: main\nnote: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.\n";
+        let told = without_backtraces(log);
+        assert_eq!(
+            told,
+            "loading\n\nthread 'main' (7) panicked at src/main.rs:3:5:\nno such index"
+        );
+        let advised = "no such index\nnote: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n";
+        assert_eq!(without_backtraces(advised), "no such index");
+        let plain = "stack\n  0: is not a backtrace";
+        assert_eq!(without_backtraces(plain), plain);
+    }
 }
