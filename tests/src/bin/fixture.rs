@@ -148,10 +148,14 @@ async fn serve(mut listener: Listener) -> Outcome {
     Ok(())
 }
 
+/// Above whatever else a daemon has open.
+const WITNESS: i32 = 500;
+
 /// Holds a lock of the test's own for as long as this process lives, and notes when another daemon does already.
 ///
-/// It becomes standard input: the end of a process closes its descriptors in order of their numbers, so this lock is
-/// free before the endpoint's is, and a daemon that comes after this one finds it free.
+/// It gets a high number: the end of a process releases its files from the highest number down (Linux 6.18: fifteen
+/// thousand of them, five times), so this lock is free before the endpoint's is, and a daemon that comes after this one
+/// finds it free.
 fn witness(is_told: bool) -> Outcome {
     let file = std::fs::File::options()
         .append(true)
@@ -159,7 +163,7 @@ fn witness(is_told: bool) -> Outcome {
         .mode(0o600)
         .open(note_path("witness")?)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => rustix::stdio::dup2_stdin(&file)?,
+        Ok(()) => std::mem::forget(rustix::io::fcntl_dupfd_cloexec(&file, WITNESS)?),
         // The fault may be in this very call.
         Err(_) if !is_told => {}
         Err(Errno::WOULDBLOCK) => note("doubles", &std::process::id().to_string())?,
