@@ -95,10 +95,11 @@ impl Attendance {
         });
         let waker = Waker::from(self.clone());
         let asked = ask(&mut Context::from_waker(&waker));
-        if asked.is_pending() {
+        // Without a look nothing has changed: who waited before still does.
+        if asked.is_pending() && is_look {
             self.seen.send_if_modified(|seen| {
                 // Rung meanwhile: that was for this one.
-                seen.is_waiting = is_look && seen.rings == rings;
+                seen.is_waiting = seen.rings == rings;
                 false
             });
         }
@@ -189,6 +190,29 @@ mod tests {
         let patience = HEAD_START * 10;
         let new = tokio::time::timeout(patience, attendance.absent(1)).await;
         assert!(new.is_err(), "right code never completes here");
+    }
+
+    #[tokio::test]
+    async fn a_look_that_was_none_hides_no_ring_from_the_task() {
+        let attendance = Arc::new(Attendance::default());
+        let _waker = ask_in_vain(&attendance);
+        let task = tokio::spawn({
+            let attendance = attendance.clone();
+            async move { attendance.absent(0).await }
+        });
+        tokio::task::yield_now().await;
+        std::future::poll_fn(|cx| {
+            while tokio::task::coop::has_budget_remaining() {
+                let _ = std::pin::pin!(tokio::task::consume_budget()).poll(cx);
+            }
+            let _waker = ask_in_vain(&attendance);
+            attendance.ring();
+            Poll::Ready(())
+        })
+        .await;
+        let patience = Duration::from_secs(10);
+        let asked = tokio::time::timeout(patience, task).await;
+        assert_eq!(asked.expect("it was told").expect("no panic"), Some(1));
     }
 
     #[tokio::test]
