@@ -13,7 +13,7 @@ use crate::error::StartupError;
 use crate::hand_over::{Briefing, MARKER};
 use crate::join::record::Record;
 use crate::join::start::{Cleared, clear_stale, clear_stale_at};
-use crate::location;
+use crate::location::{self, Location};
 use crate::lock::{self, Attempt};
 use crate::mode::Mode;
 use crate::seeded;
@@ -183,12 +183,34 @@ fn running(endpoint: &Endpoint) -> String {
     )
 }
 
+/// A service manager that listens where none of our clients looks is never asked to start the service by them.
+fn warn_of_another_path(passed: &UnixListener, location: &Location) {
+    let Ok(address) = passed.local_addr() else {
+        return;
+    };
+    let Some(path) = address.as_pathname() else {
+        return;
+    };
+    let file = |path| fs::look(path).ok().flatten().map(|facts| facts.inode);
+    // The same socket may be spelled differently.
+    if path != location.socket && (file(path) != file(&location.socket) || file(path).is_none()) {
+        eprintln!(
+            "rmux-bootstrap: the service manager listens at {}, but clients look at {1}; to be started by them, the unit needs `ListenStream={1}`",
+            path.display(),
+            location.socket.display()
+        );
+    }
+}
+
 fn claim(
     endpoint: &Endpoint,
     version: &str,
     passed: Option<UnixListener>,
 ) -> Result<Option<Foundation>, StartupError> {
     let location = endpoint.locate()?;
+    if let Some(passed) = &passed {
+        warn_of_another_path(passed, &location);
+    }
     let control = &location.control;
     let failed = |operation| move |source| StartupError::filesystem(operation, control, source);
     let patience = Deadline::after(LEAVING);

@@ -1,8 +1,10 @@
 //! A service manager as the starter, with the real `systemd-socket-activate` where there is one.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -155,6 +157,43 @@ fn sockets_that_are_meant_for_another_process_are_left_alone() {
         wrong.stderr.contains("no listening Unix stream socket"),
         "{wrong:#?}"
     );
+}
+
+#[test]
+fn a_service_whose_socket_is_where_no_client_looks_says_so() {
+    let sandbox = sandbox();
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(sandbox.endpoint())
+        .expect("make the endpoint's directory");
+    // What a service that listens there has complained about when it is ended.
+    let complaint = |path: &Path| {
+        let socket = UnixListener::bind(path).expect("bind");
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$FIXTURE" 3<&0 0</dev/null"#,
+            ])
+            .env("FIXTURE", sandbox.fixture())
+            .stdin(OwnedFd::from(socket));
+        let service = sandbox.within(command).start();
+        let caller = UnixStream::connect(path).expect("connect");
+        assert_eq!(
+            exchange(&caller, "pid").expect("an answer"),
+            service.id().to_string()
+        );
+        assert!(sandbox.signal(service.id(), Signal::TERM));
+        service.finish().stderr
+    };
+    let elsewhere = sandbox.scratch().join("elsewhere.sock");
+    let told = complaint(&elsewhere);
+    assert!(
+        told.contains(&format!("listens at {}", elsewhere.display()))
+            && told.contains(&format!("`ListenStream={}`", sandbox.socket().display())),
+        "{told}"
+    );
+    assert_eq!(complaint(&sandbox.socket()), "");
 }
 
 /// With a stand-in for `systemd-run`: what is ours is how it is called, and that its process becomes the daemon.

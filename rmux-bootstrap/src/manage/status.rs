@@ -86,8 +86,8 @@ pub struct Status {
 pub struct LastExit {
     /// Which process it was.
     pub pid: u32,
-    /// `idle`, `SIGTERM`, `main returned`, `stopped by pid 12`, `replaced by 1.3.0 (pid 12)`, `panicked: …`, the failure
-    /// of its start-up, or that it was killed or crashed.
+    /// `idle`, `SIGTERM`, `main returned`, `stopped by pid 12`, `stopped by pid 12, with SIGKILL, since it did not leave`,
+    /// `replaced by 1.3.0 (pid 12)`, `panicked: …`, the failure of its start-up, or that it was killed or crashed.
     pub reason: String,
     /// When, as far as it could say.
     pub at: Option<SystemTime>,

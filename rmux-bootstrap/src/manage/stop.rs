@@ -6,8 +6,14 @@ use super::request::{ANSWER, Asked, ask, await_end, lock_is_free};
 use crate::deadline::Deadline;
 use crate::error::StartupError;
 use crate::join::frame::{Frame, Leave};
+#[cfg(target_os = "linux")]
+use crate::join::phase::Phase;
+#[cfg(target_os = "linux")]
+use crate::join::record::{Record, unix_ms};
 use crate::location::Location;
 use crate::lock;
+#[cfg(target_os = "linux")]
+use crate::lock::Attempt;
 
 /// What a daemon may take beyond its grace: for its own last steps, not for anybody's answer.
 const SLACK: Duration = Duration::from_millis(200);
@@ -76,13 +82,13 @@ pub(crate) fn stop(location: &Location, reason: &str) -> Result<Stopped, Startup
                 };
                 let patience = Deadline::after(target.grace.saturating_add(SLACK));
                 if !await_end(&stream, patience).map_err(failed)? {
-                    return force(location, Some(target), began);
+                    return force(location, Some(target), reason, began);
                 }
                 await_lock(location, target)?;
                 return Ok(Stopped::Left { pid: target.pid });
             }
             Asked::Silent(_) => {
-                return force(location, Target::of_record(location)?, began);
+                return force(location, Target::of_record(location)?, reason, began);
             }
             // It has gone meanwhile, or is between two steps of a start or an end.
             Asked::Nobody | Asked::Answered(..) => {}
@@ -92,7 +98,7 @@ pub(crate) fn stop(location: &Location, reason: &str) -> Result<Stopped, Startup
         }
         if began.is_over() {
             // Nobody to ask: its control socket may have been removed.
-            return force(location, Target::of_record(location)?, began);
+            return force(location, Target::of_record(location)?, reason, began);
         }
         std::thread::sleep(LOOK);
     }
@@ -103,6 +109,7 @@ pub(crate) fn stop(location: &Location, reason: &str) -> Result<Stopped, Startup
 fn force(
     location: &Location,
     target: Option<Target>,
+    reason: &str,
     began: Deadline,
 ) -> Result<Stopped, StartupError> {
     use rustix::process::Signal;
@@ -139,18 +146,42 @@ fn force(
             "not answering, and cannot be ended: it is not certain which process holds the lock",
         ));
     }
-    let mut stopped = Stopped::Terminated { pid };
+    let (mut stopped, mut how) = (Stopped::Terminated { pid }, "with SIGTERM");
     process::signal(&pidfd, Signal::TERM).map_err(failed)?;
     if !has_ended(&pidfd, target.grace).map_err(failed)? {
         process::signal(&pidfd, Signal::KILL).map_err(failed)?;
-        stopped = Stopped::Killed { pid };
+        (stopped, how) = (
+            Stopped::Killed { pid },
+            "with SIGKILL, since it did not leave",
+        );
         // What is killed ends, unless the kernel itself is stuck in it.
         if !has_ended(&pidfd, ANSWER).map_err(failed)? {
             return Err(refused("killed, and still there"));
         }
     }
     await_lock(location, target)?;
+    bury(location, target, &format!("{reason}, {how}"));
     Ok(stopped)
+}
+
+/// Writes down who has ended a daemon that could not do so itself; without it, it would be "killed or crashed". Whoever
+/// has the lock by now has other things to write, and loses nothing but this.
+#[cfg(target_os = "linux")]
+fn bury(location: &Location, target: Target, reason: &str) {
+    let Ok(Attempt::Locked(lock)) = lock::attempt(&location.lock, false) else {
+        return;
+    };
+    let mut record = Record::read(&lock);
+    let is_untold = matches!(
+        record.phase,
+        Phase::Starting | Phase::Ready | Phase::Closing
+    );
+    if record.generation == target.generation && is_untold {
+        record.phase = Phase::Exited;
+        record.ended_unix_ms = unix_ms();
+        reason.clone_into(&mut record.reason);
+        let _ = record.write(&lock);
+    }
 }
 
 /// Nobody is signalled where a process cannot be held and proven to have the lock.
@@ -158,6 +189,7 @@ fn force(
 fn force(
     location: &Location,
     target: Option<Target>,
+    _reason: &str,
     began: Deadline,
 ) -> Result<Stopped, StartupError> {
     Err(StartupError::DaemonBusy {
