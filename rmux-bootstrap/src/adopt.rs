@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::exit;
 use std::time::Duration;
 
@@ -266,7 +267,8 @@ fn claim(
             ));
         }
     }
-    let mut record = last.next(&Build::own(version), location.log.clone());
+    // What it writes goes to whoever runs it: it has no log.
+    let mut record = last.next(&Build::own(version), PathBuf::new());
     record.is_starter = false;
     let generation = record.generation;
     record.write(&lock).map_err(|source| {

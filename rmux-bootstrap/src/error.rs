@@ -105,7 +105,7 @@ pub enum StartupError {
         log_path: PathBuf,
     },
     /// A live process holds the endpoint and did not answer in time.
-    #[error("{}: {}{state} after {waited:.1?}", socket_path.display(), holder(*pid))]
+    #[error("{}: after {waited:.1?} {} {state}", socket_path.display(), holder(*pid))]
     DaemonBusy {
         /// The public socket.
         socket_path: PathBuf,
@@ -189,8 +189,8 @@ impl StartupError {
 
 fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(
-        || "the daemon is ".to_owned(),
-        |pid| format!("the daemon (pid {pid}) is "),
+        || "the daemon is".to_owned(),
+        |pid| format!("the daemon (pid {pid}) is"),
     )
 }
 

@@ -203,9 +203,14 @@ fn run_is_the_daemon_in_the_foreground() {
     let second = daemon(&sandbox, &["run"]);
     assert_eq!(second.status.code(), Some(75), "{second:#?}");
     assert!(second.stderr.contains("running already"), "{second:#?}");
+    assert_says(&daemon(&sandbox, &["status"]), 0, &["in the foreground"]);
+    let logs = daemon(&sandbox, &["logs"]);
+    assert!(logs.stderr.contains("in the foreground"), "{logs:#?}");
     assert!(sandbox.signal(foreground.id(), Signal::TERM));
     eventually("it has left", || !sandbox.socket().exists());
     foreground.kill();
+    // And what was is told of no more.
+    assert_eq!(daemon(&sandbox, &["logs"]).stderr, "");
 }
 
 /// What is planted, and what the doctor says about it.

@@ -122,9 +122,7 @@ impl DaemonCommand {
                 .and_then(|()| stop(client))
                 .and_then(|_| start(client)),
             Self::Status { json } => status(client, json),
-            Self::Logs { follow, lines } => client
-                .log_path()
-                .and_then(|path| logs::print(&path, lines, follow).map(|()| ExitCode::SUCCESS)),
+            Self::Logs { follow, lines } => logs(client, lines, follow),
             Self::Run => Err(run(client)),
             Self::Doctor => Ok(doctor::examine(client)),
         };
@@ -174,6 +172,18 @@ fn status(client: &Client, json: bool) -> Result<ExitCode, StartupError> {
         State::Unresponsive => ExitCode::from(UNRESPONSIVE),
         _ => ExitCode::SUCCESS,
     })
+}
+
+fn logs(client: &Client, lines: usize, follow: bool) -> Result<ExitCode, StartupError> {
+    let status = client.status_blocking()?;
+    if status.in_foreground {
+        eprintln!(
+            "{}: what follows is older than the daemon, which has no log: it runs in the foreground, and writes there",
+            client.endpoint().label()
+        );
+    }
+    logs::print(&status.log_path, lines, follow)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// This program once more, in this very process, as a daemon whose standard input is no hand-over.

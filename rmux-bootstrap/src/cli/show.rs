@@ -74,7 +74,11 @@ pub(super) fn status(name: &str, status: &Status) {
         row("kept alive", &format!("by {count}"));
     }
     row("socket", &status.socket_path.display().to_string());
-    row("log", &status.log_path.display().to_string());
+    if status.in_foreground {
+        row("log", "none: it runs in the foreground, and writes there");
+    } else {
+        row("log", &status.log_path.display().to_string());
+    }
     if let Some(exit) = &status.last_exit {
         row("last exit", &last_exit(exit));
     }
@@ -129,6 +133,7 @@ pub(super) fn json(status: &Status) -> String {
         "control": path(&status.control_path),
         "lock": path(&status.lock_path),
         "log": path(&status.log_path),
+        "in_foreground": status.in_foreground,
         "derivation": status.derivation,
     });
     value.to_string()

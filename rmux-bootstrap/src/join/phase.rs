@@ -23,6 +23,11 @@ const PHASES: [(Phase, &str); 5] = [
 ];
 
 impl Phase {
+    /// Whether the record's last word is that of a daemon, or its starter, that had not come to its end.
+    pub(crate) const fn is_alive(self) -> bool {
+        matches!(self, Self::Starting | Self::Ready | Self::Closing)
+    }
+
     pub(crate) fn named(name: &str) -> Self {
         PHASES
             .iter()

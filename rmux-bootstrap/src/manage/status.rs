@@ -76,6 +76,8 @@ pub struct Status {
     pub lock_path: PathBuf,
     /// The log that the last start wrote to, or the next one will.
     pub log_path: PathBuf,
+    /// Whether the daemon that runs was run by hand or by a service manager: what it writes goes there, to no log.
+    pub in_foreground: bool,
     /// Why the endpoint is where it is.
     pub derivation: &'static str,
 }
@@ -137,6 +139,7 @@ pub(crate) fn status(location: &Location) -> Result<Status, StartupError> {
         _ if is_free => {
             status.state = State::NotRunning;
             status.pid = None;
+            status.in_foreground = false;
             status.version = None;
             status.build = None;
             status.last_exit = record.tombstone().or(record.last).map(LastExit::from);
@@ -175,6 +178,7 @@ impl Status {
             } else {
                 location.log.clone()
             },
+            in_foreground: !is_written && record.phase.is_alive() && record.foreign.is_none(),
             derivation: location.rule.text(),
         }
     }

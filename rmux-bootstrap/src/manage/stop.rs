@@ -172,11 +172,7 @@ fn bury(location: &Location, target: Target, reason: &str) {
         return;
     };
     let mut record = Record::read(&lock);
-    let is_untold = matches!(
-        record.phase,
-        Phase::Starting | Phase::Ready | Phase::Closing
-    );
-    if record.generation == target.generation && is_untold {
+    if record.generation == target.generation && record.phase.is_alive() {
         record.phase = Phase::Exited;
         record.ended_unix_ms = unix_ms();
         reason.clone_into(&mut record.reason);
