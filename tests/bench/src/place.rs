@@ -32,9 +32,14 @@ pub(crate) struct Bench {
     quick: bool,
     programs: PathBuf,
     root: PathBuf,
+    /// A directory that is on no disk, where there is one.
+    memory: Option<PathBuf>,
     places: usize,
     interrupted: Arc<AtomicBool>,
 }
+
+/// Where Linux has a file system in memory that everybody may use.
+const MEMORY: &str = "/dev/shm";
 
 impl Bench {
     /// Builds the programs, and makes a directory for everything.
@@ -53,12 +58,18 @@ impl Bench {
             signal_hook::flag::register(signal, interrupted.clone())?;
         }
         set_child_subreaper(Some(getpid()))?;
-        let root = std::env::temp_dir().join(format!("rmux-bench-{}", std::process::id()));
+        let name = format!("rmux-bench-{}", std::process::id());
+        let root = std::env::temp_dir().join(&name);
         DirBuilder::new().mode(0o700).create(&root)?;
+        let memory = is_in_memory(Path::new(MEMORY)).then(|| Path::new(MEMORY).join(name));
+        if let Some(memory) = &memory {
+            DirBuilder::new().mode(0o700).create(memory)?;
+        }
         Ok(Self {
             quick,
             programs,
             root,
+            memory,
             places: 0,
             interrupted,
         })
@@ -71,8 +82,18 @@ impl Bench {
 
     /// A directory of its own. There is one at a time, for its end is the end of all children.
     pub(crate) fn place(&mut self) -> Outcome<Place<'_>> {
+        self.place_below(&self.root.clone())
+    }
+
+    /// Where sessions have their runtime directories: in memory.
+    pub(crate) fn memory(&self) -> Option<PathBuf> {
+        self.memory.clone()
+    }
+
+    /// [`place`](Self::place) in another directory than that of temporary files.
+    pub(crate) fn place_below(&mut self, root: &Path) -> Outcome<Place<'_>> {
         self.places += 1;
-        let directory = self.root.join(self.places.to_string());
+        let directory = root.join(self.places.to_string());
         DirBuilder::new().mode(0o700).create(&directory)?;
         Ok(Place {
             bench: self,
@@ -84,7 +105,16 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         remove(&self.root);
+        if let Some(memory) = &self.memory {
+            remove(memory);
+        }
     }
+}
+
+/// Whether a directory is there, and on a tmpfs.
+fn is_in_memory(directory: &Path) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::statfs(directory).is_ok_and(|facts| u64::try_from(facts.f_type) == Ok(TMPFS_MAGIC))
 }
 
 /// `cargo run` builds this program only.

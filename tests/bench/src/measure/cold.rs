@@ -1,5 +1,7 @@
 //! No daemon runs yet, and one caller comes.
 
+use std::path::Path;
+
 use program::{DELAY, Outcome};
 
 use super::{BARE, BLOCKING, KUNOBI, PROGRAMS, WARM_UP, alternate, named};
@@ -41,6 +43,28 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
         &table,
     ));
     report.tables.push(table);
+    match bench.memory() {
+        Some(memory) => in_memory(bench, report, &memory),
+        None => Ok(()),
+    }
+}
+
+/// The same where the files are on no disk, as in the runtime directory of a session. What a file costs depends on its
+/// file system, and everybody makes another number of them.
+fn in_memory(bench: &mut Bench, report: &mut Report, memory: &Path) -> Outcome {
+    let rounds = bench.rounds(ROUNDS);
+    let samples = alternate(PROGRAMS.len(), rounds, |side, _| {
+        Ok(bench.place_below(memory)?.start(PROGRAMS[side].0)?.took)
+    })?;
+    let note = format!(
+        "{rounds} starts each, as above, with all files on a tmpfs, which is what a session's runtime directory is. Ours          then keeps its log elsewhere, here it is on the tmpfs too."
+    );
+    report.tables.push(Table::new(
+        "Cold start, whole process, files in memory",
+        "µs",
+        note,
+        named(&samples),
+    ));
     Ok(())
 }
 
