@@ -10,6 +10,7 @@ mod fault;
 mod hammer;
 mod kill_sweep;
 mod pids;
+mod promptness;
 mod races;
 mod scene;
 mod seeded;
@@ -75,7 +76,7 @@ async fn play(role: Role) -> ExitCode {
     }
 }
 
-const USAGE: &str = "usage: proof all|model|seeded|kill-sweep|error-sweep|races|hammer|cleaner|pids|waiting [--seed S] [--full] [--page] [--only POINT]";
+const USAGE: &str = "usage: proof all|model|seeded|kill-sweep|error-sweep|races|hammer|cleaner|pids|waiting|promptness [--seed S] [--full] [--page] [--only POINT]";
 
 /// The suites that are told apart by name and take the common options.
 fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
@@ -89,6 +90,7 @@ fn suite(name: &str) -> Option<fn(&suite::Options) -> Outcome<suite::Outcome>> {
         "cleaner" => Some(cleaner::run),
         "pids" => Some(pids::run),
         "waiting" => Some(waiting::run),
+        "promptness" => Some(promptness::run),
         _ => None,
     }
 }

@@ -5,10 +5,12 @@ use std::process::Command;
 use crate::suite::{Options, Outcome, Violation};
 
 /// What a run of the test runner came to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Count {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
+    /// How long the tests themselves took, in the runner's words.
+    took: String,
 }
 
 /// The test runner on one of this package's tests.
@@ -36,6 +38,9 @@ pub(crate) fn count(command: &mut Command) -> crate::Outcome<Count> {
     let count = Count {
         passed: number(" passed").unwrap_or_default(),
         failed: number(" failed").unwrap_or_default(),
+        took: closing
+            .and_then(|closing| closing.rsplit_once("finished in "))
+            .map_or_else(String::new, |(_, took)| took.to_owned()),
     };
     if count.passed + count.failed == 0 {
         let complaint = String::from_utf8_lossy(&output.stderr);
@@ -53,6 +58,7 @@ fn run(options: &Options, target: &str, filters: &[&str]) -> crate::Outcome<Outc
     let count = count(&mut command)?;
     let mut outcome = Outcome {
         points: count.passed + count.failed,
+        notes: vec![format!("{} for the tests themselves", count.took)],
         ..Outcome::default()
     };
     if count.failed > 0 {
