@@ -17,7 +17,7 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum StartupError {
     /// The path or name cannot be a socket's.
-    #[error("{}: not usable as a socket path: {reason}", path.display())]
+    #[error("{path:?}: not usable as a socket path: {reason}")]
     InvalidPath {
         /// What is wrong with it.
         reason: String,
@@ -219,6 +219,11 @@ fn exited(
             // Writing to a string cannot fail.
             let _ = write!(text, "\n    {line}");
         }
+    }
+    if status.is_some_and(|status| status.success()) {
+        text.push_str(
+            "\nhint: its `main` ended before the first `accept`, which is where a daemon is ready",
+        );
     }
     if tail.contains(crate::hand_over::MARKER) {
         text.push_str(

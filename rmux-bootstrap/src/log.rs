@@ -63,20 +63,24 @@ impl Log {
 
     /// The last lines of this run that tell something, control characters made harmless.
     pub(crate) fn tail(&self) -> String {
-        let size = fs::facts_of(&self.file).map_or(0, |facts| facts.size);
-        let from = self.begins.max(size.saturating_sub(LOOK_BACK));
-        let mut bytes = vec![0; usize::try_from(size.saturating_sub(from)).unwrap_or(0)];
-        if self.file.read_exact_at(&mut bytes, from).is_err() {
-            return String::new();
-        }
-        let text = without_backtraces(&String::from_utf8_lossy(&bytes));
-        let most = usize::try_from(TAIL_BYTES).unwrap_or(usize::MAX);
-        let mut from = text.len().saturating_sub(most);
-        while !text.is_char_boundary(from) {
-            from += 1;
-        }
-        last_lines(&text[from..], TAIL_LINES)
+        tail(&self.file, self.begins, TAIL_LINES)
     }
+}
+
+fn tail(file: &File, begins: u64, lines: usize) -> String {
+    let size = fs::facts_of(file).map_or(0, |facts| facts.size);
+    let from = begins.max(size.saturating_sub(LOOK_BACK));
+    let mut bytes = vec![0; usize::try_from(size.saturating_sub(from)).unwrap_or(0)];
+    if file.read_exact_at(&mut bytes, from).is_err() {
+        return String::new();
+    }
+    let text = without_backtraces(&String::from_utf8_lossy(&bytes));
+    let most = usize::try_from(TAIL_BYTES).unwrap_or(usize::MAX);
+    let mut from = text.len().saturating_sub(most);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    last_lines(&text[from..], lines)
 }
 
 /// A panic says why in its first lines, and its backtrace would push them out; that is in the log.
@@ -112,14 +116,7 @@ pub(crate) fn harmless(text: &str) -> String {
 /// The last lines of a log, whichever run wrote them; nothing where it cannot be read.
 #[cfg(feature = "clap")]
 pub(crate) fn tail_of(path: &Path, lines: usize) -> String {
-    let tail = |file: File| {
-        let size = fs::facts_of(&file)?.size;
-        let from = size.saturating_sub(TAIL_BYTES);
-        let mut bytes = vec![0; usize::try_from(size - from).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, from)?;
-        std::io::Result::Ok(last_lines(&String::from_utf8_lossy(&bytes), lines))
-    };
-    fs::open_to_read(path).and_then(tail).unwrap_or_default()
+    fs::open_to_read(path).map_or_else(|_| String::new(), |file| tail(&file, 0, lines))
 }
 
 /// Level by level, each that is missing 0700 whatever the umask.

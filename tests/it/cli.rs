@@ -71,12 +71,8 @@ fn a_daemons_life_by_commands() {
         0,
         &[&format!("stopped (pid {next})\n")],
     );
-    let last = format!("pid {next}, 0 s ago");
-    assert_says(
-        &daemon(&sandbox, &["status"]),
-        3,
-        &["not running", "stopped by pid", &last],
-    );
+    let last = format!("pid {next}: stopped by pid ");
+    assert_says(&daemon(&sandbox, &["status"]), 3, &["not running", &last]);
     assert!(sandbox.daemons().is_empty());
 }
 
@@ -210,7 +206,25 @@ fn run_is_the_daemon_in_the_foreground() {
     eventually("it has left", || !sandbox.socket().exists());
     foreground.kill();
     // And what was is told of no more.
-    assert_eq!(daemon(&sandbox, &["logs"]).stderr, "");
+    let logs = daemon(&sandbox, &["logs"]);
+    assert!(logs.stderr.contains("nothing has been logged"), "{logs:#?}");
+}
+
+#[test]
+fn the_doctor_tells_two_programs_with_one_name_apart() {
+    let sandbox = sandbox();
+    let other = sandbox.scratch().join("other");
+    fs::copy(sandbox.fixture(), &other).expect("copy the fixture");
+    let mut command = Command::new(&other);
+    command.arg("pid");
+    sandbox.within(command).run().pid();
+    let other = other.display().to_string();
+    assert_says(&daemon(&sandbox, &["status"]), 0, &[&other]);
+    let told = ["another program", &other, "its own socket name"];
+    assert_says(&daemon(&sandbox, &["doctor"]), 0, &told);
+    // And what it writes is lost, once its log is.
+    fs::remove_file(sandbox.log()).expect("remove the log");
+    assert_says(&daemon(&sandbox, &["doctor"]), 0, &["has been removed"]);
 }
 
 /// What is planted, and what the doctor says about it.

@@ -218,6 +218,10 @@ fn a_daemon_that_stays_beyond_its_grace_is_ended() {
     assert!(stdout.starts_with("Left"), "{stdout}");
     assert!(began.elapsed() >= Duration::from_millis(200));
     assert!(!request.finish().status.success());
+    assert_tells(
+        &status(&sandbox),
+        &["stoppedbypid", "1connectionwasstillopen"],
+    );
 }
 
 #[test]

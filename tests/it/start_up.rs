@@ -54,7 +54,7 @@ fn a_kill_in_start_up_is_told_at_once_with_its_signal() {
 
 #[test]
 fn a_server_that_returns_without_accepting_has_died_in_start_up() {
-    crash_is_told("return", "exit status: 0", "start-up step return");
+    crash_is_told("return", "exit status: 0", "before the first `accept`");
 }
 
 /// Starts callers whose daemon stands at the gate, and returns when every one of them waits for it.

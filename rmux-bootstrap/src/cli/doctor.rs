@@ -1,5 +1,6 @@
 //! Everything that a daemon needs, checked one by one, each with its way out.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use crate::client::Client;
 use crate::error::StartupError;
 use crate::location::{self, Location};
 use crate::lock;
+use crate::manage::Status;
 use crate::skew::{Build, Fit, Wish};
 use crate::sys::{fs, net, process};
 
@@ -67,11 +69,23 @@ fn findings(client: &Client) -> Vec<Finding> {
         location.socket.display(),
         location.rule.text()
     )));
-    findings.extend(places(&location));
+    let exists = match location.check() {
+        Ok(exists) => exists,
+        Err(error) => {
+            // Whatever is in there fails for the same reason.
+            findings.push(Wrong(error.to_string(), way_out(&error)));
+            return findings;
+        }
+    };
+    findings.extend(places(&location, exists));
     findings.push(lock_file(&location));
     findings.extend(sockets(&location));
-    findings.extend(daemon(client, &location));
-    findings.push(log(client));
+    // Why there is none, another check has said.
+    let status = client.status_blocking().ok();
+    if let Some(status) = &status {
+        findings.extend(daemon(client, &location, status));
+    }
+    findings.push(log(client, status.as_ref()));
     findings
 }
 
@@ -91,13 +105,12 @@ fn mode() -> Finding {
     }
 }
 
-/// The directories: safe, and open to us.
-fn places(location: &Location) -> Vec<Finding> {
+/// The directories, which are safe if they are there: open to us, and with room.
+fn places(location: &Location, exists: bool) -> Vec<Finding> {
     let parent = location.socket.parent().unwrap_or(Path::new("/"));
-    match location.check() {
-        Err(error) => vec![Wrong(error.to_string(), way_out(&error))],
-        Ok(false) => match nearest(parent) {
-            Some(existing) if !fs::is_writable(existing) => vec![Wrong(
+    if !exists {
+        return vec![match nearest(parent) {
+            Some(existing) if !fs::is_writable(existing) => Wrong(
                 format!(
                     "{} cannot be made: {} is not writable",
                     parent.display(),
@@ -107,28 +120,27 @@ fn places(location: &Location) -> Vec<Finding> {
                     "make {} writable for you, or set RMUX_BOOTSTRAP_DIR to a directory of yours",
                     existing.display()
                 ),
-            )],
-            _ => vec![Fine(format!(
+            ),
+            _ => Fine(format!(
                 "{} is not there yet; the first start makes it",
                 parent.display()
-            ))],
-        },
-        Ok(true) => {
-            let mut findings = vec![Fine(format!("{} is safe", parent.display()))];
-            if !fs::is_writable(parent) {
-                findings.push(Wrong(
-                    format!("{} is not writable", parent.display()),
-                    "remount its file system for writing, or set RMUX_BOOTSTRAP_DIR to another directory".to_owned(),
-                ));
-            } else if fs::is_full(parent) {
-                findings.push(Wrong(
-                    format!("the file system of {} is full", parent.display()),
-                    "make room on it, or set RMUX_BOOTSTRAP_DIR to another directory".to_owned(),
-                ));
-            }
-            findings
-        }
+            )),
+        }];
     }
+    let mut findings = vec![Fine(format!("{} is safe", parent.display()))];
+    if !fs::is_writable(parent) {
+        findings.push(Wrong(
+            format!("{} is not writable", parent.display()),
+            "remount its file system for writing, or set RMUX_BOOTSTRAP_DIR to another directory"
+                .to_owned(),
+        ));
+    } else if fs::is_full(parent) {
+        findings.push(Wrong(
+            format!("the file system of {} is full", parent.display()),
+            "make room on it, or set RMUX_BOOTSTRAP_DIR to another directory".to_owned(),
+        ));
+    }
+    findings
 }
 
 fn nearest(path: &Path) -> Option<&Path> {
@@ -199,11 +211,7 @@ fn sockets(location: &Location) -> Vec<Finding> {
 }
 
 /// Who runs, how it is, and whether it is the right one.
-fn daemon(client: &Client, location: &Location) -> Vec<Finding> {
-    let Ok(status) = client.status_blocking() else {
-        // Why not, another check has said.
-        return Vec::new();
-    };
+fn daemon(client: &Client, location: &Location, status: &Status) -> Vec<Finding> {
     let mut findings = Vec::new();
     let pid = status
         .pid
@@ -214,11 +222,24 @@ fn daemon(client: &Client, location: &Location) -> Vec<Finding> {
         }
         State::Unresponsive => findings.push(Wrong(
             format!("the daemon ({pid}) runs and does not answer: it hangs, or is stopped"),
-            format!("stop it (its grace, then SIGKILL), or `kill -CONT` it if you have stopped it; its log is {}", status.log_path.display()),
+            format!("stop it with the subcommand `stop` (its grace, then SIGKILL), or `kill -CONT` it if you have stopped it; its log is {}", status.log_path.display()),
         )),
         state => findings.push(Fine(format!("the daemon ({pid}) is {}", state.name()))),
     }
-    if let (Some(version), Some(id)) = (status.version, status.build)
+    if let Some(theirs) = status.pid.and_then(process::program_of)
+        && let Ok(ours) = std::env::current_exe()
+        && name_of(&theirs) != name_of(&ours)
+    {
+        findings.push(Odd(
+            format!(
+                "the daemon is another program, {}; this is {}",
+                theirs.display(),
+                ours.display()
+            ),
+            "give each its own socket name, unless they are meant to share the daemon".to_owned(),
+        ));
+    }
+    if let (Some(version), Some(id)) = (status.version.clone(), status.build.clone())
         && status.state != State::Unresponsive
     {
         let (ours, theirs) = (client.build(), Build { version, id });
@@ -271,13 +292,29 @@ fn last_words(location: &Location, client: &Client) -> String {
     }
 }
 
-fn log(client: &Client) -> Finding {
+/// The name of a program's file, whether or not it has been replaced since.
+fn name_of(program: &Path) -> Option<Vec<u8>> {
+    let name = program.file_name()?.as_bytes();
+    Some(name.strip_suffix(b" (deleted)").unwrap_or(name).to_vec())
+}
+
+fn log(client: &Client, status: Option<&Status>) -> Finding {
     let path = match client.log_path() {
         Ok(path) => path,
         Err(error) => return Wrong(error.to_string(), way_out(&error)),
     };
     let shown = path.display();
     match fs::look(&path) {
+        Ok(None)
+            if status.is_some_and(|status| {
+                status.state != State::NotRunning && !status.in_foreground
+            }) =>
+        {
+            Odd(
+                format!("the log {shown} has been removed: what the daemon writes is lost"),
+                "restart the daemon, if you want to read it".to_owned(),
+            )
+        }
         Ok(None) => Fine(format!("{shown} will be the log")),
         Ok(Some(facts)) => checked(
             location::check_file(&path, &facts, "use as a log"),
@@ -313,7 +350,9 @@ fn way_out(error: &StartupError) -> String {
                 path.display()
             )
         }
-        StartupError::InvalidPath { .. } => "use a shorter or another name or path".to_owned(),
+        StartupError::InvalidPath { .. } => {
+            "give another name or path, or set RMUX_BOOTSTRAP_DIR to an absolute one".to_owned()
+        }
         StartupError::Filesystem { path, .. } | StartupError::Lock { path, .. } => {
             format!(
                 "move {} away, or mend what the system says about it",

@@ -63,6 +63,7 @@ use crate::client::{Client, must_be_able_to_start};
 use crate::error::StartupError;
 use crate::hand_over::{self, MARKER};
 use crate::manage::{self, State, Stopped};
+use crate::sys::fs;
 
 const FAILED: u8 = 1;
 const NOT_RUNNING: u8 = 3;
@@ -180,6 +181,15 @@ fn logs(client: &Client, lines: usize, follow: bool) -> Result<ExitCode, Startup
         eprintln!(
             "{}: what follows is older than the daemon, which has no log: it runs in the foreground, and writes there",
             client.endpoint().label()
+        );
+    }
+    if !follow
+        && fs::look(&status.log_path).is_ok_and(|found| found.is_none_or(|log| log.size == 0))
+    {
+        eprintln!(
+            "{}: nothing has been logged: {} is empty or not there",
+            client.endpoint().label(),
+            status.log_path.display()
         );
     }
     logs::print(&status.log_path, lines, follow)?;

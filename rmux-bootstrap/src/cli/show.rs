@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::log::harmless;
 use crate::manage::{LastExit, State, Status};
+use crate::sys::process;
 
 /// Prints a line. Whoever does not read it any more misses nothing.
 pub(super) fn line(text: &str) {
@@ -61,6 +62,9 @@ pub(super) fn status(name: &str, status: &Status) {
         .collect();
     line(&first.join(", "));
     let row = |what: &str, value: &str| line(&format!("  {what:<13}{value}"));
+    if let Some(program) = status.pid.and_then(process::program_of) {
+        row("program", &program.display().to_string());
+    }
     if let Some(progress) = &status.progress {
         row("doing", &one_line(progress));
     }
@@ -90,7 +94,7 @@ pub(super) fn last_exit(exit: &LastExit) -> String {
         .and_then(|at| SystemTime::now().duration_since(at).ok())
         .map(|age| format!(", {} ago", span(age)))
         .unwrap_or_default();
-    format!("{}, pid {}{age}", one_line(&exit.reason), exit.pid)
+    format!("pid {}: {}{age}", exit.pid, one_line(&exit.reason))
 }
 
 /// A text of somebody else's, without what could steer the terminal or break the line.

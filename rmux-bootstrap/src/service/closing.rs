@@ -91,9 +91,23 @@ impl Service {
             let _ = load.wait_for(|load| load.open == 0).await;
         };
         self.within_grace(all_done).await;
+        let cut_off = match self.load.borrow().open {
+            0 => String::new(),
+            1 => "1 connection was".to_owned(),
+            open => format!("{open} connections were"),
+        };
+        if !cut_off.is_empty() {
+            let grace = self.grace;
+            eprintln!(
+                "rmux-bootstrap: {cut_off} still open after the grace of {grace:?}, and ended with the daemon"
+            );
+        }
         if served {
             let mut state = self.state();
-            let reason = state.record.reason.clone();
+            let mut reason = state.record.reason.clone();
+            if !cut_off.is_empty() {
+                reason = format!("{reason}; {cut_off} still open after its grace");
+            }
             self.write_phase(&mut state, Phase::Exited, &reason);
         }
         let control_inode = self.state().control_inode;

@@ -284,6 +284,12 @@ pub(crate) fn name_of(pid: u32) -> Option<String> {
     Some(name.trim_end().to_owned())
 }
 
+/// The file that a process executes, where the system tells; ` (deleted)` behind it if it has been replaced since.
+#[cfg(feature = "clap")]
+pub(crate) fn program_of(pid: u32) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
 /// Sends a signal to exactly the process that `pidfd` holds.
 #[cfg(target_os = "linux")]
 pub(crate) fn signal(pidfd: impl AsFd, signal: rustix::process::Signal) -> io::Result<()> {
