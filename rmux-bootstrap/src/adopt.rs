@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use crate::error::StartupError;
 use crate::hand_over::{Briefing, MARKER};
 use crate::join::record::Record;
 use crate::join::start::{Cleared, clear_stale, clear_stale_at};
-use crate::location::{self, Location};
+use crate::location::{self, CLEANING, Location};
 use crate::lock::{self, Attempt};
+use crate::log::say;
 use crate::mode::Mode;
 use crate::seeded;
-use crate::service::Foundation;
+use crate::service::{Foundation, milliseconds};
 use crate::skew::Build;
 use crate::sys::net::{self, Reached};
 use crate::sys::{descriptors, fs, process, systemd};
@@ -53,7 +54,7 @@ pub(crate) enum Born {
 
 /// Prints why this process cannot go on before `main`, and ends it.
 pub(crate) fn give_up(code: i32, reason: impl std::fmt::Display) -> ! {
-    eprintln!("rmux-bootstrap: {reason}");
+    say(format_args!("rmux-bootstrap: {reason}"));
     exit(code)
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
         match systemd::take_listener() {
             Ok(None) => {}
             Ok(Some(listener)) => {
-                let foundation = foreground(endpoint, version, Some(listener));
+                let foundation = foreground(endpoint, version, grace, Some(listener));
                 return Born::Server(Box::new(foundation), endpoint.clone());
             }
             Err(error) => give_up(EXIT_NO_ENDPOINT, error),
@@ -78,7 +79,7 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
             Ok(Mode::Auto | Mode::ConnectOnly) => Born::Client,
             Ok(Mode::InProcess) => Born::Both,
             Ok(Mode::Foreground) => Born::Server(
-                Box::new(foreground(endpoint, version, None)),
+                Box::new(foreground(endpoint, version, grace, None)),
                 endpoint.clone(),
             ),
             Err(error) => give_up(EXIT_MODE, error),
@@ -100,7 +101,10 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
             Some(key) => endpoint.keyed(&OsString::from_vec(key)),
             None => endpoint.clone(),
         };
-        Born::Server(Box::new(foreground(&endpoint, version, None)), endpoint)
+        Born::Server(
+            Box::new(foreground(&endpoint, version, grace, None)),
+            endpoint,
+        )
     }
 }
 
@@ -138,7 +142,7 @@ fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
     record.pid = std::process::id();
     record.is_starter = false;
     record.build = build;
-    record.grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    record.grace_ms = milliseconds(grace);
     record.write(&lock)?;
     let mut keep = Vec::new();
     if let Some(directory) = &briefing.directory
@@ -165,8 +169,13 @@ fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
 
 /// A daemon that is run by hand, or by a service manager that has passed its public socket: it takes the lock itself and
 /// logs to where its output goes.
-fn foreground(endpoint: &Endpoint, version: &str, passed: Option<UnixListener>) -> Foundation {
-    match claim(endpoint, version, passed) {
+fn foreground(
+    endpoint: &Endpoint,
+    version: &str,
+    grace: Duration,
+    passed: Option<UnixListener>,
+) -> Foundation {
+    match claim(endpoint, version, grace, passed) {
         Ok(Some(foundation)) => foundation,
         Ok(None) => give_up(EXIT_RUNNING, running(endpoint)),
         Err(error) => give_up(EXIT_NO_ENDPOINT, error),
@@ -186,26 +195,25 @@ fn running(endpoint: &Endpoint) -> String {
 
 /// A service manager that listens where none of our clients looks is never asked to start the service by them.
 fn warn_of_another_path(passed: &UnixListener, location: &Location) {
-    let Ok(address) = passed.local_addr() else {
-        return;
-    };
-    let Some(path) = address.as_pathname() else {
-        return;
-    };
+    let address = passed.local_addr().ok();
+    // One without a path is found by none of them either.
+    let path = address.as_ref().and_then(|address| address.as_pathname());
+    let path = path.unwrap_or(Path::new("an abstract address"));
     let file = |path| fs::look(path).ok().flatten().map(|facts| facts.inode);
     // The same socket may be spelled differently.
     if path != location.socket && (file(path) != file(&location.socket) || file(path).is_none()) {
-        eprintln!(
+        say(format_args!(
             "rmux-bootstrap: the service manager listens at {}, but clients look at {1}; to be started by them, the unit needs `ListenStream={1}`",
             path.display(),
             location.socket.display()
-        );
+        ));
     }
 }
 
 fn claim(
     endpoint: &Endpoint,
     version: &str,
+    grace: Duration,
     passed: Option<UnixListener>,
 ) -> Result<Option<Foundation>, StartupError> {
     let location = endpoint.locate()?;
@@ -215,6 +223,7 @@ fn claim(
     let control = &location.control;
     let failed = |operation| move |source| StartupError::filesystem(operation, control, source);
     let patience = Deadline::after(LEAVING);
+    let cleaning = Deadline::after(CLEANING);
     let (lock, held) = loop {
         location.prepare()?;
         let attempt = lock::attempt(&location.lock, true)?;
@@ -224,14 +233,19 @@ fn claim(
             return Ok(None);
         }
         match attempt {
-            Attempt::Locked(lock) => match location.keep_cleaners_out() {
-                Ok(held) if lock::is_still_named(&location.lock, &lock).unwrap_or(true) => {
+            Attempt::Locked(lock) => {
+                let held = match location.keep_cleaners_out() {
+                    Ok(held) => Some(held),
+                    // Whoever locks it for that long is no cleaner.
+                    Err(_) if cleaning.is_over() => Some(None),
+                    Err(_) => None,
+                };
+                if let Some(held) = held
+                    && lock::is_still_named(&location.lock, &lock).unwrap_or(true)
+                {
                     break (lock, held);
                 }
-                // Whoever locks it for that long is no cleaner.
-                Err(_) if patience.is_over() => break (lock, None),
-                _ => {}
-            },
+            }
             Attempt::Missing if patience.is_over() => {
                 return Err(StartupError::Lock {
                     path: location.lock.clone(),
@@ -270,6 +284,7 @@ fn claim(
     // What it writes goes to whoever runs it: it has no log.
     let mut record = last.next(&Build::own(version), PathBuf::new());
     record.is_starter = false;
+    record.grace_ms = milliseconds(grace);
     let generation = record.generation;
     record.write(&lock).map_err(|source| {
         StartupError::filesystem("write the start-up record", &location.lock, source)

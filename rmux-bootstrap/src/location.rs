@@ -6,10 +6,15 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::StartupError;
 use crate::sys::fs::{self, Facts, Kind};
 use crate::sys::process;
+
+/// How long a cleaner of temporary files is waited for. They take microseconds for a directory like ours; whoever locks it
+/// for longer is no reason not to start.
+pub(crate) const CLEANING: Duration = Duration::from_millis(250);
 
 /// The permission bits that a private file or directory must not have.
 pub const UNSAFE_PERMISSION_MASK: u32 = 0o077;

@@ -35,7 +35,12 @@ pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError
             None if !create => return Ok(Attempt::Missing),
             None => {}
         }
-        let file = match fs::open_private(path, false) {
+        let opened = if create {
+            fs::open_private(path, false)
+        } else {
+            fs::open_to_write(path)
+        };
+        let file = match opened {
             Ok(file) => file,
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
                 return Err(StartupError::SymlinkRejected {

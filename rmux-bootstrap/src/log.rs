@@ -8,6 +8,13 @@ use crate::error::StartupError;
 use crate::location::{self, Location};
 use crate::sys::fs;
 
+/// Says something to whoever reads stderr, or the log. Where that cannot be written, nobody misses it.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    use std::io::Write;
+
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// A log above this size is rotated when a daemon starts, never while one runs.
 const ROTATE_ABOVE: u64 = 1024 * 1024;
 const TAIL_LINES: usize = 20;

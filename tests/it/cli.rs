@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -120,6 +120,7 @@ fn the_json_has_every_documented_key() {
             "control",
             "lock",
             "log",
+            "in_foreground",
             "derivation",
         ] {
             assert!(line.contains(&format!("\"{key}\":")), "no {key} in {line}");
@@ -186,6 +187,40 @@ fn whoever_follows_ends_with_its_reader() {
         .shell(r#""$FIXTURE" daemon logs -f | head -n 0; echo done"#)
         .run();
     assert_eq!(answer.stdout, "done\n");
+}
+
+#[test]
+fn logs_are_shown_also_where_nothing_else_works() {
+    let sandbox = sandbox();
+    sandbox.pid();
+    let mode = |mode| fs::set_permissions(sandbox.endpoint(), fs::Permissions::from_mode(mode));
+    mode(0o755).expect("open it to others");
+    let logs = daemon(&sandbox, &["logs"]);
+    mode(0o700).expect("close it again");
+    assert_says(
+        &logs,
+        0,
+        &[&fs::read_to_string(sandbox.log()).expect("the log")],
+    );
+}
+
+#[test]
+fn the_doctor_does_not_quote_an_older_log_for_a_daemon_in_the_foreground() {
+    let sandbox = sandbox();
+    sandbox.kill(sandbox.pid().0);
+    fs::write(sandbox.log(), "words of the first\n").expect("write to its log");
+    let mut foreground = sandbox.call(&["daemon", "run"]).start();
+    eventually("it serves", || {
+        UnixStream::connect(sandbox.socket()).is_ok()
+    });
+    foreground.kill();
+    let told = daemon(&sandbox, &["doctor"]);
+    assert_says(
+        &told,
+        0,
+        &["killed or crashed", "was run in the foreground"],
+    );
+    assert!(!told.stdout.contains("words of the first"), "{told:#?}");
 }
 
 #[test]

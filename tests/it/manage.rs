@@ -201,6 +201,37 @@ fn a_stopped_daemon_is_killed_within_its_grace_and_a_bit_more_than_a_second() {
 }
 
 #[test]
+fn many_who_stop_a_hung_daemon_at_once_all_find_that_it_has_ended() {
+    for _ in 0..5 {
+        let sandbox = sandbox();
+        let pid = daemon(&sandbox);
+        assert!(sandbox.signal(pid, Signal::STOP));
+        eventually("it is stopped", || process::state(pid) == Some('T'));
+        let stops: Vec<_> = (0..8).map(|_| sandbox.call(&["stop"]).start()).collect();
+        for stop in stops {
+            let answer = stop.finish();
+            assert!(answer.status.success(), "{answer:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_daemon_in_the_foreground_that_hangs_in_start_up_has_its_grace() {
+    let sandbox = sandbox();
+    let grace = Duration::from_millis(1500);
+    let call = sandbox.call(&["daemon", "run"]).init("stop");
+    let mut foreground = call
+        .env("FIXTURE_GRACE_MS", grace.as_millis().to_string())
+        .start();
+    let pid = foreground.id();
+    eventually("it is stopped", || process::state(pid) == Some('T'));
+    let answer = stop(&sandbox);
+    assert_eq!(answer.stdout, format!("Killed {{ pid: {pid} }}\n"));
+    assert!(answer.took >= grace, "{answer:#?}");
+    foreground.kill();
+}
+
+#[test]
 fn a_daemon_that_stays_beyond_its_grace_is_ended() {
     let sandbox = sandbox();
     // Its only thread that could see the close is busy in start-up of a request that never ends: `main` waits in accept,

@@ -167,14 +167,12 @@ fn a_service_whose_socket_is_where_no_client_looks_says_so() {
         .create(sandbox.endpoint())
         .expect("make the endpoint's directory");
     // What a service that listens there has complained about when it is ended.
-    let complaint = |path: &Path| {
+    let complaint = |path: &Path, output: &str| {
         let socket = UnixListener::bind(path).expect("bind");
+        let service = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$FIXTURE" 3<&0 0</dev/null"#;
         let mut command = Command::new("sh");
         command
-            .args([
-                "-c",
-                r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$FIXTURE" 3<&0 0</dev/null"#,
-            ])
+            .args(["-c", &format!("{service} {output}")])
             .env("FIXTURE", sandbox.fixture())
             .stdin(OwnedFd::from(socket));
         let service = sandbox.within(command).start();
@@ -187,14 +185,16 @@ fn a_service_whose_socket_is_where_no_client_looks_says_so() {
         service.finish().stderr
     };
     let elsewhere = sandbox.scratch().join("elsewhere.sock");
-    let told = complaint(&elsewhere);
+    let told = complaint(&elsewhere, "");
     assert!(
         told.contains(&format!("listens at {}", elsewhere.display()))
             && told.contains(&format!("`ListenStream={}`", sandbox.socket().display())),
         "{told}"
     );
-    let told = complaint(&sandbox.socket());
+    let told = complaint(&sandbox.socket(), "");
     assert!(!told.contains("ListenStream"), "{told}");
+    // And it serves where it cannot say so: a full disk, or nobody who reads it any more.
+    complaint(&sandbox.scratch().join("third.sock"), "2>/dev/full");
 }
 
 /// With a stand-in for `systemd-run`: what is ours is how it is called, and that its process becomes the daemon.

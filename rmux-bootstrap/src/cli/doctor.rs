@@ -1,7 +1,7 @@
 //! Everything that a daemon needs, checked one by one, each with its way out.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::show::{self, Paint};
@@ -222,7 +222,7 @@ fn daemon(client: &Client, location: &Location, status: &Status) -> Vec<Finding>
         }
         State::Unresponsive => findings.push(Wrong(
             format!("the daemon ({pid}) runs and does not answer: it hangs, or is stopped"),
-            format!("stop it with the subcommand `stop` (its grace, then SIGKILL), or `kill -CONT` it if you have stopped it; its log is {}", status.log_path.display()),
+            format!("stop it with the subcommand `stop` (its grace, then SIGKILL), or `kill -CONT` it if you have stopped it; {}", words_of(location)),
         )),
         state => findings.push(Fine(format!("the daemon ({pid}) is {}", state.name()))),
     }
@@ -267,13 +267,13 @@ fn daemon(client: &Client, location: &Location, status: &Status) -> Vec<Finding>
     if let Some(exit) = &status.last_exit {
         let told = format!("the last daemon's end: {}", show::last_exit(exit));
         let began = |words: &[&str]| words.iter().any(|word| exit.reason.starts_with(word));
-        let way_out = || format!("its log says more: {}", status.log_path.display());
+        let way_out = || words_of(location);
         findings.push(if status.state != State::NotRunning {
             Fine(told)
         } else if began(&["ended in start-up", "could not be launched", "panicked"]) {
-            Wrong(format!("{told}{}", last_words(location, client)), way_out())
+            Wrong(format!("{told}{}", last_words(location)), way_out())
         } else if began(&["killed or crashed"]) {
-            Odd(format!("{told}{}", last_words(location, client)), way_out())
+            Odd(format!("{told}{}", last_words(location)), way_out())
         } else {
             Fine(told)
         });
@@ -281,10 +281,22 @@ fn daemon(client: &Client, location: &Location, status: &Status) -> Vec<Finding>
     findings
 }
 
+/// The log of the daemon that runs, or was the last one; `None` where it ran in the foreground.
+fn log_of_last(location: &Location) -> Option<PathBuf> {
+    let record = lock::read_record(&location.lock).unwrap_or_default();
+    (!record.log.as_os_str().is_empty()).then_some(record.log)
+}
+
+fn words_of(location: &Location) -> String {
+    log_of_last(location).map_or_else(
+        || "it was run in the foreground: what it wrote is there".to_owned(),
+        |log| format!("its log says more: {}", log.display()),
+    )
+}
+
 /// The end of the log, to be read beside a failure.
-fn last_words(location: &Location, client: &Client) -> String {
-    let path = client.log_path().unwrap_or_else(|_| location.log.clone());
-    let tail = crate::log::tail_of(&path, 5);
+fn last_words(location: &Location) -> String {
+    let tail = log_of_last(location).map_or_else(String::new, |log| crate::log::tail_of(&log, 5));
     if tail.is_empty() {
         String::new()
     } else {

@@ -47,7 +47,7 @@
 //!
 //! One object. These keys stay; more may be added: `state` (`not-running`, `starting`, `ready`, `closing`,
 //! `unresponsive`), `pid`, `version`, `build`, `uptime_ms`, `connections`, `waiting`, `keep_alives`, `progress`,
-//! `last_exit` (`pid`, `reason`, `unix_ms`), `socket`, `control`, `lock`, `log`, `derivation`. What is not known is `null`;
+//! `last_exit` (`pid`, `reason`, `unix_ms`), `socket`, `control`, `lock`, `log`, `in_foreground`, `derivation`. What is not known is `null`;
 //! a path that is not UTF-8 has its odd bytes replaced.
 
 mod doctor;
@@ -62,6 +62,7 @@ use crate::adopt::KEY;
 use crate::client::{Client, must_be_able_to_start};
 use crate::error::StartupError;
 use crate::hand_over::{self, MARKER};
+use crate::log::say;
 use crate::manage::{self, State, Stopped};
 use crate::sys::fs;
 
@@ -132,7 +133,7 @@ impl DaemonCommand {
 }
 
 fn failed(client: &Client, error: &StartupError) -> ExitCode {
-    eprintln!("{}: {error}", client.endpoint().label());
+    say(format_args!("{}: {error}", client.endpoint().label()));
     ExitCode::from(FAILED)
 }
 
@@ -176,23 +177,22 @@ fn status(client: &Client, json: bool) -> Result<ExitCode, StartupError> {
 }
 
 fn logs(client: &Client, lines: usize, follow: bool) -> Result<ExitCode, StartupError> {
-    let status = client.status_blocking()?;
-    if status.in_foreground {
-        eprintln!(
-            "{}: what follows is older than the daemon, which has no log: it runs in the foreground, and writes there",
-            client.endpoint().label()
-        );
+    let path = client.log_path()?;
+    let label = client.endpoint().label();
+    // The files say so; a daemon that hangs, or a directory that is closed to it, is no reason not to show a log.
+    let location = client.endpoint().locate()?;
+    if manage::runs_in_foreground(&location).unwrap_or(false) {
+        say(format_args!(
+            "{label}: what follows is older than the daemon, which has no log: it runs in the foreground, and writes there"
+        ));
     }
-    if !follow
-        && fs::look(&status.log_path).is_ok_and(|found| found.is_none_or(|log| log.size == 0))
-    {
-        eprintln!(
-            "{}: nothing has been logged: {} is empty or not there",
-            client.endpoint().label(),
-            status.log_path.display()
-        );
+    if !follow && fs::look(&path).is_ok_and(|found| found.is_none_or(|log| log.size == 0)) {
+        say(format_args!(
+            "{label}: nothing has been logged: {} is empty or not there",
+            path.display()
+        ));
     }
-    logs::print(&status.log_path, lines, follow)?;
+    logs::print(&path, lines, follow)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -144,10 +144,14 @@ impl Record {
             (Phase::Exited, false) => self.reason.clone(),
             (Phase::Exited, true) => "no reason given".to_owned(),
             (Phase::Failed, _) => {
-                let how = self.status.map_or_else(
-                    || "could not be launched".to_owned(),
-                    |status| format!("ended in start-up with {}", ExitStatus::from_raw(status)),
-                );
+                let how = match self.status {
+                    Some(status) => {
+                        format!("ended in start-up with {}", ExitStatus::from_raw(status))
+                    }
+                    None if self.pid == 0 => "could not be launched".to_owned(),
+                    // Its starter ignores `SIGCHLD`, so that the system forgets it.
+                    None => "ended in start-up with an unknown status".to_owned(),
+                };
                 match self.reason.lines().last() {
                     Some(line) => format!("{how}: {line}"),
                     None => how,
@@ -380,6 +384,30 @@ mod tests {
         bytes[200] ^= 1;
         assert_eq!(Record::decode(&bytes), None);
         assert_eq!(Record::decode(&[0; STEP]), None);
+    }
+
+    #[test]
+    fn a_start_that_failed_tells_what_is_known_of_it() {
+        let failed = |pid, status| Record {
+            phase: Phase::Failed,
+            pid,
+            status,
+            reason: "last words".into(),
+            ..Record::default()
+        };
+        for (record, told) in [
+            (failed(0, None), "could not be launched: last words"),
+            (
+                failed(7, None),
+                "ended in start-up with an unknown status: last words",
+            ),
+            (
+                failed(7, Some(9)),
+                "ended in start-up with signal: 9 (SIGKILL): last words",
+            ),
+        ] {
+            assert_eq!(record.tombstone().unwrap().reason, told);
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod stop;
 
 use std::io;
 
+#[cfg(feature = "clap")]
+pub(crate) use self::status::runs_in_foreground;
 pub(crate) use self::status::status;
 pub use self::status::{LastExit, State, Status};
 pub use self::stop::Stopped;

@@ -11,6 +11,7 @@ use crate::join::phase::Phase;
 use crate::join::record::{Record, Tombstone};
 use crate::location::Location;
 use crate::lock;
+use crate::sys::process;
 
 /// What a daemon is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,11 +138,12 @@ pub(crate) fn status(location: &Location) -> Result<Status, StartupError> {
         }
         // Between two steps of a start or of an end; the lock tells that from nothing at all.
         _ if is_free => {
-            status.state = State::NotRunning;
-            status.pid = None;
-            status.in_foreground = false;
-            status.version = None;
-            status.build = None;
+            status.forget_the_daemon();
+            status.last_exit = record.tombstone().or(record.last).map(LastExit::from);
+        }
+        // Held by somebody else than the record's: another call that is at work there.
+        _ if status.pid.is_some_and(|pid| !process::exists(pid)) => {
+            status.forget_the_daemon();
             status.last_exit = record.tombstone().or(record.last).map(LastExit::from);
         }
         _ => {
@@ -153,6 +155,17 @@ pub(crate) fn status(location: &Location) -> Result<Status, StartupError> {
         }
     }
     Ok(status)
+}
+
+/// Whether the record is that of a daemon that writes to where it was run, and lives if the lock is held.
+fn is_of_foreground(record: &Record) -> bool {
+    record.log.as_os_str().is_empty() && record.phase.is_alive() && record.foreign.is_none()
+}
+
+/// Whether a daemon runs that has no log, as far as the files say.
+#[cfg(feature = "clap")]
+pub(crate) fn runs_in_foreground(location: &Location) -> Result<bool, StartupError> {
+    Ok(is_of_foreground(&lock::read_record(&location.lock)?) && !lock_is_free(location)?)
 }
 
 impl Status {
@@ -178,9 +191,18 @@ impl Status {
             } else {
                 location.log.clone()
             },
-            in_foreground: !is_written && record.phase.is_alive() && record.foreign.is_none(),
+            in_foreground: is_of_foreground(record),
             derivation: location.rule.text(),
         }
+    }
+
+    /// There is none: what the files say is about one that was.
+    fn forget_the_daemon(&mut self) {
+        self.state = State::NotRunning;
+        self.pid = None;
+        self.in_foreground = false;
+        self.version = None;
+        self.build = None;
     }
 
     /// What the daemon says.

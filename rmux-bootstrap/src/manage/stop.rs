@@ -20,6 +20,10 @@ const SLACK: Duration = Duration::from_millis(200);
 /// Between two looks at a lock whose holder has just ended: nothing announces that the kernel has let go of it.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// How long others' looks at the lock may keep the last word about a daemon from being written.
+#[cfg(target_os = "linux")]
+const BURIAL: Duration = Duration::from_millis(20);
+
 /// How [`Client::stop`](crate::Client::stop) ended the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -120,7 +124,10 @@ fn force(
 
     let refused = |state: &str| StartupError::DaemonBusy {
         socket_path: location.socket.clone(),
-        pid: target.map(|target| target.pid),
+        // Who has gone holds nothing.
+        pid: target
+            .map(|target| target.pid)
+            .filter(|pid| process::exists(*pid)),
         waited: began.waited(),
         state: state.to_owned(),
     };
@@ -138,7 +145,8 @@ fn force(
     let pid = target.pid;
     let holds_it = lock_inode(location).is_some_and(|inode| process::holds_lock(pid, inode));
     if !holds_it && !seeded::is("bare-pid") {
-        if has_ended(&pidfd, Duration::ZERO).map_err(failed)? {
+        // Its files may have gone before its last thread has.
+        if has_ended(&pidfd, SLACK).map_err(failed)? {
             await_lock(location, target)?;
             return Ok(Stopped::Left { pid });
         }
@@ -164,12 +172,22 @@ fn force(
     Ok(stopped)
 }
 
-/// Writes down who has ended a daemon that could not do so itself; without it, it would be "killed or crashed". Whoever
-/// has the lock by now has other things to write, and loses nothing but this.
+/// Writes down who has ended a daemon that could not do so itself; without it, it would be "killed or crashed". Where the
+/// next start has the lock by now, that is what is told: its record is the one that counts.
 #[cfg(target_os = "linux")]
 fn bury(location: &Location, target: Target, reason: &str) {
-    let Ok(Attempt::Locked(lock)) = lock::attempt(&location.lock, false) else {
-        return;
+    let patience = Deadline::after(BURIAL);
+    let lock = loop {
+        match lock::attempt(&location.lock, false) {
+            Ok(Attempt::Locked(lock)) => break lock,
+            // Somebody looks whether it is free, which takes no time.
+            Ok(Attempt::Busy(lock))
+                if Record::read(&lock).generation == target.generation && !patience.is_over() =>
+            {
+                std::thread::sleep(LOOK);
+            }
+            _ => return,
+        }
     };
     let mut record = Record::read(&lock);
     if record.generation == target.generation && record.phase.is_alive() {

@@ -106,6 +106,14 @@ impl Attendance {
         asked
     }
 
+    /// One who did not have to ask has got a caller.
+    pub(super) fn count_look(&self) {
+        self.seen.send_if_modified(|seen| {
+            seen.asked += 1;
+            false
+        });
+    }
+
     /// How often somebody has asked for a caller, once nobody waits for one and nobody has asked for a while; `None` where
     /// somebody has. Nobody waits at a socket that is not the one `published` last.
     pub(super) async fn absent(&self, published: u64) -> Option<u64> {

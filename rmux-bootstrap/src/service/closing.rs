@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Service, Stage, State, Supply, remove_if};
 use crate::join::phase::Phase;
+use crate::log::say;
 use crate::seeded;
 use crate::sys::{net, systemd};
 
@@ -45,7 +46,9 @@ impl Service {
 
     /// Nobody can be served any more: it is told in the log, and the daemon leaves.
     pub(crate) fn fail(&self, error: &io::Error) {
-        eprintln!("rmux-bootstrap: the daemon cannot accept and leaves: {error}");
+        say(format_args!(
+            "rmux-bootstrap: the daemon cannot accept and leaves: {error}"
+        ));
         self.close(&format!("cannot accept: {error}"));
     }
 
@@ -98,9 +101,9 @@ impl Service {
         };
         if !cut_off.is_empty() {
             let grace = self.grace;
-            eprintln!(
+            say(format_args!(
                 "rmux-bootstrap: {cut_off} still open after the grace of {grace:?}, and ended with the daemon"
-            );
+            ));
         }
         if served {
             let mut state = self.state();

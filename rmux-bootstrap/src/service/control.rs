@@ -179,7 +179,8 @@ impl Service {
                 && let Some(waiting) = greet(self, stream)
             {
                 // Whoever started this daemon has been in the queue from the beginning, and the runtime may not have
-                // looked yet.
+                // looked yet. Those who come next are asked for in turn, like everything else that the runtime does.
+                self.attendance.count_look();
                 return Poll::Ready(Ok(waiting));
             }
             let asked = self.attendance.ask(|cx| self.poll_next(&control, cx));

@@ -468,7 +468,7 @@ pub(crate) fn is_scarcity(error: &io::Error) -> bool {
     )
 }
 
-fn milliseconds(time: Duration) -> u64 {
+pub(crate) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -129,11 +129,20 @@ pub(crate) fn open_private(path: &Path, append: bool) -> io::Result<File> {
     }
 }
 
+/// Opens an existing file for reading and writing, with the same care.
+pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
+    open_existing(File::options().read(true).write(true), path)
+}
+
 /// Opens an existing file for reading, with the same care.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    open_existing(File::options().read(true), path)
+}
+
+fn open_existing(options: &mut std::fs::OpenOptions, path: &Path) -> io::Result<File> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits())
         .map_err(io::Error::other)?;
-    File::options().read(true).custom_flags(flags).open(path)
+    options.custom_flags(flags).open(path)
 }
 
 /// `flock(LOCK_EX | LOCK_NB)`: whether this open file description holds the lock now.

@@ -278,6 +278,14 @@ pub(crate) fn lock_holders(_: super::fs::Inode) -> Vec<u32> {
     Vec::new()
 }
 
+/// Whether there is a process with this pid, as far as can be seen from here.
+pub(crate) fn exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+}
+
 /// A process's name, for people.
 pub(crate) fn name_of(pid: u32) -> Option<String> {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;

@@ -8,6 +8,7 @@ use crate::join::phase::Phase;
 use crate::join::start::Start;
 use crate::join::step::{Op, Verdict};
 use crate::lock;
+use crate::sys::process;
 
 impl Driver<'_> {
     pub(super) fn traced(&mut self, error: StartupError) -> StartupError {
@@ -78,10 +79,8 @@ impl Driver<'_> {
                 waited,
             };
         }
-        let held_by_nobody_we_know = !matches!(
-            self.record.phase,
-            Phase::Starting | Phase::Ready | Phase::Closing
-        );
+        let held_by_nobody_we_know =
+            !self.record.phase.is_alive() || !process::exists(self.record.pid);
         let is_being_cleaned =
             self.cleaned_since.is_some() && self.plan.location.keep_cleaners_out().is_err();
         if self.join.op() == Op::Pause && (held_by_nobody_we_know || is_being_cleaned) {

@@ -258,6 +258,7 @@ impl<'a> Driver<'a> {
         door::ask(self.plan.location, &stream, &Frame::Join(applicant))?;
         self.line = Some((Line::Std(stream), peer.gid));
         self.fresh = true;
+        self.cleaned_since = None;
         Ok(Event::Connected)
     }
 

@@ -1,7 +1,7 @@
 //! What a starter does under the lock.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Driver;
 use crate::error::StartupError;
@@ -9,12 +9,9 @@ use crate::join::phase::Phase;
 use crate::join::record::Record;
 use crate::join::start::{self, Cleared, Start};
 use crate::join::step::Event;
+use crate::location::CLEANING;
 use crate::lock::{self, Attempt};
 use crate::sys::{fs, net};
-
-/// How long a cleaner of temporary files is waited for. They take microseconds for a directory like ours; whoever locks it
-/// for longer is no reason not to start.
-const CLEANING: Duration = Duration::from_millis(250);
 
 /// How often the directory may be gone again when the lock file is to be made in it.
 const MISSING: u32 = 8;
@@ -36,7 +33,6 @@ impl Driver<'_> {
                 source: io::ErrorKind::NotFound.into(),
             }),
             Attempt::Busy(file) => {
-                self.cleaned_since = None;
                 self.record = Record::read(&file);
                 Ok(Event::LockBusy(self.phase()))
             }
@@ -114,8 +110,9 @@ impl Driver<'_> {
         let failed = |source| StartupError::filesystem("connect to", control, source);
         match self.reached(net::connect(control).map_err(failed)?)? {
             Event::Connected if self.has_reached_itself() => Ok(Event::Done),
-            // Our files were taken away, and the name is the next starter's.
-            Event::Connected => Ok(Event::Occupied),
+            // Our files were taken away, and the name is the next starter's. Or others were faster, more than the queue
+            // holds: one of them, or a later try, starts the daemon.
+            Event::Connected | Event::Full => Ok(Event::Occupied),
             Event::Nobody if fs::look(control).is_ok_and(|found| found.is_none()) => {
                 Ok(Event::Occupied)
             }
