@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::exit;
 use std::time::Duration;
 
@@ -196,18 +196,22 @@ fn running(endpoint: &Endpoint) -> String {
 /// A service manager that listens where none of our clients looks is never asked to start the service by them.
 fn warn_of_another_path(passed: &UnixListener, location: &Location) {
     let address = passed.local_addr().ok();
-    // One without a path is found by none of them either.
+    // One without a path, an abstract one, is found by none of them either.
     let path = address.as_ref().and_then(|address| address.as_pathname());
-    let path = path.unwrap_or(Path::new("an abstract address"));
     let file = |path| fs::look(path).ok().flatten().map(|facts| facts.inode);
     // The same socket may be spelled differently.
-    if path != location.socket && (file(path) != file(&location.socket) || file(path).is_none()) {
-        say(format_args!(
-            "rmux-bootstrap: the service manager listens at {}, but clients look at {1}; to be started by them, the unit needs `ListenStream={1}`",
-            path.display(),
-            location.socket.display()
-        ));
+    let is_the_same = |path| file(path).is_some() && file(path) == file(&location.socket);
+    if path.is_some_and(|path| path == location.socket || is_the_same(path)) {
+        return;
     }
+    say(format_args!(
+        "rmux-bootstrap: the service manager listens at {}, but clients look at {1}; to be started by them, the unit needs `ListenStream={1}`",
+        path.map_or_else(
+            || "an abstract address".to_owned(),
+            |path| path.display().to_string()
+        ),
+        location.socket.display()
+    ));
 }
 
 fn claim(
