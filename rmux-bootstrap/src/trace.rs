@@ -5,9 +5,12 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::join::record::Tombstone;
+use crate::log::say;
 use crate::sys::process::boot_us;
 
 const VARIABLE: &str = "RMUX_BOOTSTRAP_TRACE";
+/// The step at whose beginning a daemon of this call's own is not there yet.
+const SPAWN: &str = "spawn";
 /// Columns of the waterfall.
 const WIDTH: u64 = 40;
 
@@ -40,10 +43,16 @@ impl Trace {
 
     /// What the daemon itself says about the end of the wait: when it had taken over, and when it accepted first.
     pub(crate) fn daemon_said(&mut self, adopted: u64, accepting: u64) {
-        let since = self.steps.last().map_or(self.began, |(_, begun)| *begun);
-        if let Some(waiting) = self.steps.last_mut().filter(|_| adopted >= since) {
-            // Until then it was the hand-over that was waited for.
-            waiting.0 = "adopt";
+        let spawned = self.steps.iter().rfind(|(name, _)| *name == SPAWN);
+        let since = spawned
+            .or(self.steps.last())
+            .map_or(self.began, |(_, begun)| *begun);
+        let waits = self.steps.last_mut().filter(|(name, _)| *name != SPAWN);
+        if let Some((name, begun)) = waits.filter(|_| adopted >= since) {
+            // Until then it was the hand-over that was waited for. A daemon that is our own may have been faster than we
+            // came to wait for it.
+            *name = "adopt";
+            *begun = adopted.min(*begun);
         }
         for (name, begins) in [("init", adopted), ("ready", accepting)] {
             // One that was there before this call says nothing about it.
@@ -73,7 +82,7 @@ impl Trace {
         tell(socket, outcome, total, &lasting);
         if self.is_printed {
             // In one piece, so that the lines of several processes do not mix.
-            eprint!("{}", waterfall(socket, outcome, total, &lasting, last));
+            say(waterfall(socket, outcome, total, &lasting, last).trim_end());
         }
     }
 }
@@ -146,6 +155,32 @@ mod tests {
              probe      0.000 ms   1.000 ms  ##########\n  \
              spawn      1.000 ms   3.000 ms            ##############################\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_daemon_that_was_faster_than_its_starter_is_traced_like_any_other() {
+        for (adopted, accepting) in [(30, 40), (15, 40), (12, 15)] {
+            let mut trace = Trace {
+                is_printed: false,
+                began: 1,
+                steps: vec![("prepare", 5), ("spawn", 10), ("wait", 20)],
+            };
+            trace.daemon_said(adopted, accepting);
+            trace.steps.sort_by_key(|(_, begins)| *begins);
+            let names: Vec<_> = trace.steps.iter().map(|(name, _)| *name).collect();
+            assert_eq!(names, ["prepare", "spawn", "adopt", "init", "ready"]);
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_was_there_before_has_no_steps_in_a_call() {
+        let mut trace = Trace {
+            is_printed: false,
+            began: 100,
+            steps: vec![("probe", 100), ("wait", 110)],
+        };
+        trace.daemon_said(30, 40);
+        assert_eq!(trace.steps, [("probe", 100), ("wait", 110)]);
     }
 
     /// Keeps the names of the events, as any subscriber might.
