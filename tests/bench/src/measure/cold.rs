@@ -57,7 +57,8 @@ fn in_memory(bench: &mut Bench, report: &mut Report, memory: &Path) -> Outcome {
         Ok(bench.place_below(memory)?.start(PROGRAMS[side].0)?.took)
     })?;
     let note = format!(
-        "{rounds} starts each, as above, with all files on a tmpfs, which is what a session's runtime directory is. Ours then keeps its log elsewhere, here it is on the tmpfs too."
+        "{rounds} starts each, as above, with all files on a tmpfs, which is what a session's runtime directory is. \
+         Ours then keeps its log elsewhere, here it is on the tmpfs too."
     );
     report.tables.push(Table::new(
         "Cold start, whole process, files in memory",
