@@ -8,11 +8,12 @@ use crate::error::StartupError;
 use crate::location::{self, Location};
 use crate::sys::fs;
 
-/// Says something to whoever reads stderr, or the log. Where that cannot be written, nobody misses it.
+/// Says something to whoever reads stderr, or the log: in one piece, so that what several processes say does not mix. Where
+/// that cannot be written, nobody misses it.
 pub(crate) fn say(text: impl std::fmt::Display) {
     use std::io::Write;
 
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// A log above this size is rotated when a daemon starts, never while one runs.

@@ -81,7 +81,6 @@ impl Trace {
         let total = ends - self.began;
         tell(socket, outcome, total, &lasting);
         if self.is_printed {
-            // In one piece, so that the lines of several processes do not mix.
             say(waterfall(socket, outcome, total, &lasting, last).trim_end());
         }
     }

@@ -264,6 +264,13 @@ fn a_cleaner_leaves_a_live_endpoint_alone() {
     assert_eq!(sandbox.pid(), (pid, false));
 }
 
+/// Locks the endpoint's directory, as cleaners do before they look at what is in it.
+fn as_a_cleaner(sandbox: &Sandbox) -> fs::File {
+    let cleaned = fs::File::open(sandbox.endpoint()).expect("open the directory");
+    rustix::fs::flock(&cleaned, FlockOperation::NonBlockingLockExclusive).expect("lock it");
+    cleaned
+}
+
 #[test]
 fn a_start_waits_for_a_cleaner_that_is_at_work_in_its_directory() {
     if Command::new("strace").arg("-V").output().is_err() {
@@ -274,9 +281,7 @@ fn a_start_waits_for_a_cleaner_that_is_at_work_in_its_directory() {
     sandbox.kill(sandbox.pid().0);
     let inode = |path: &Path| fs::symlink_metadata(path).expect("it is there").ino();
     let stale = inode(&sandbox.control());
-    // As cleaners do, before they look at what is in it.
-    let cleaned = fs::File::open(sandbox.endpoint()).expect("open the directory");
-    rustix::fs::flock(&cleaned, FlockOperation::NonBlockingLockExclusive).expect("lock it");
+    let cleaned = as_a_cleaner(&sandbox);
     let log = sandbox.scratch().join("calls");
     let mut call = Command::new("strace");
     call.args(["-q", "-e", "trace=flock", "-o"]).arg(&log);
@@ -296,8 +301,7 @@ fn a_start_waits_for_a_cleaner_that_is_at_work_in_its_directory() {
 fn a_directory_that_stays_locked_is_no_reason_not_to_start() {
     let sandbox = sandbox();
     sandbox.kill(sandbox.pid().0);
-    let cleaned = fs::File::open(sandbox.endpoint()).expect("open the directory");
-    rustix::fs::flock(&cleaned, FlockOperation::NonBlockingLockExclusive).expect("lock it");
+    let _cleaned = as_a_cleaner(&sandbox);
     assert!(sandbox.pid().1);
 }
 
@@ -306,8 +310,7 @@ fn a_directory_that_stays_locked_is_no_reason_not_to_start() {
 fn a_crowd_beside_a_directory_that_stays_locked_starts_one_daemon() {
     let sandbox = sandbox();
     sandbox.kill(sandbox.pid().0);
-    let cleaned = fs::File::open(sandbox.endpoint()).expect("open the directory");
-    rustix::fs::flock(&cleaned, FlockOperation::NonBlockingLockExclusive).expect("lock it");
+    let _cleaned = as_a_cleaner(&sandbox);
     // So many that one of them nearly always holds the lock, and so little time that none may wait for the others' ends.
     let brief = Duration::from_secs(5);
     let caller = || sandbox.call(&["pid"]).deadline(brief).start();

@@ -90,7 +90,8 @@ pub struct LastExit {
     /// Which process it was.
     pub pid: u32,
     /// `idle`, `SIGTERM`, `main returned`, `stopped by pid 12`, `stopped by pid 12, with SIGKILL, since it did not leave`,
-    /// `replaced by 1.3.0 (pid 12)`, `panicked: …`, the failure of its start-up, or that it was killed or crashed.
+    /// `replaced by 1.3.0 (pid 12)`, `panicked: …`, the failure of its start-up, or that it was killed or crashed. Behind
+    /// it, how many connections were still open after its grace, if any.
     pub reason: String,
     /// When, as far as it could say.
     pub at: Option<SystemTime>,

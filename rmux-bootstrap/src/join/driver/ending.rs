@@ -96,9 +96,10 @@ impl Driver<'_> {
         }
         let mut state = match (self.record.phase, self.join.op()) {
             (_, Op::AwaitEnd) => "asked to leave for a newer build, and still closing".to_owned(),
-            (Phase::Starting, _) => {
+            (Phase::Starting, _) if self.progress.is_none() => {
                 "still starting: it has not come to its first `accept`".to_owned()
             }
+            (Phase::Starting, _) => "still starting".to_owned(),
             (Phase::Closing, _) => "still closing".to_owned(),
             (_, Op::AwaitRoom) => "alive, but its queue of connections is full".to_owned(),
             (Phase::Ready, _) => "alive, but busy or hung: it did not answer".to_owned(),
