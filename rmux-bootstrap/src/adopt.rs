@@ -230,6 +230,7 @@ fn claim(
     let cleaning = Deadline::after(CLEANING);
     let (lock, held) = loop {
         location.prepare()?;
+        location.check_sockets()?;
         let attempt = lock::attempt(&location.lock, true)?;
         if let Reached::Queued(_) | Reached::Full =
             net::connect(control).map_err(failed("probe"))?

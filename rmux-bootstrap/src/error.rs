@@ -174,6 +174,8 @@ impl StartupError {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     pub(crate) fn filesystem(
         operation: &'static str,
         path: &std::path::Path,

@@ -43,8 +43,8 @@ pub(crate) const REMOVED_VARIABLES: [&str; 14] = [
     "RMUX_BOOTSTRAP_TRACE",
 ];
 
-/// More than the three longest paths need.
-const MESSAGE_MAX: usize = 32 * 1024;
+/// What is read of it at a time; mostly that is all. Room for more would have to be touched, page by page.
+const CHUNK: usize = 2048;
 
 /// What a daemon is told at its birth, so that it derives nothing a second time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Briefing {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let reader = Reader(bytes);
+        let reader = Reader::new(bytes);
         let text = |key| reader.bytes(key).map(OsString::from_vec);
         (reader.number::<u32>("hand-over")? == 1).then_some(())?;
         Some(Self {
@@ -125,10 +125,20 @@ impl Briefing {
 
     /// In the child: takes the briefing, the lock and the listener out of the channel.
     pub(crate) fn receive(channel: impl AsFd) -> io::Result<(Self, File, OwnedFd)> {
-        let mut bytes = vec![0; MESSAGE_MAX];
-        let (length, fds) = net::receive_with_fds(channel, &mut bytes)?;
+        let mut chunk = [0; CHUNK];
+        let (length, fds) = net::receive_with_fds(&channel, &mut chunk)?;
+        let mut bytes = chunk[..length].to_vec();
+        // All of it has been there from the beginning, so there is no more where a chunk is not full.
+        while bytes.len().is_multiple_of(CHUNK) {
+            match net::receive_with_fds(&channel, &mut chunk) {
+                Ok((0, _)) => break,
+                Ok((length, _)) => bytes.extend_from_slice(&chunk[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
         let broken = || io::Error::new(io::ErrorKind::InvalidData, "the hand-over is not whole");
-        let briefing = Self::decode(&bytes[..length]).ok_or_else(broken)?;
+        let briefing = Self::decode(&bytes).ok_or_else(broken)?;
         let [lock, control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| broken())?;
         Ok((briefing, lock.into(), control))
     }

@@ -4,8 +4,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
 
 use crate::deadline::Deadline;
 use crate::error::StartupError;
@@ -129,7 +127,7 @@ pub(crate) fn beside<R>(
     server: impl FnOnce() + Send + 'static,
     client: impl FnOnce() -> R,
 ) -> io::Result<R> {
-    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let (done, ended) = tokio::sync::oneshot::channel::<()>();
     let ending = service.clone();
     std::thread::Builder::new()
         .name("rmux-server".into())
@@ -141,15 +139,13 @@ pub(crate) fn beside<R>(
         })?;
     let result = client();
     service.close("the client's half of main returned");
-    // A closed channel is the end of the thread, which is what is waited for.
-    let has_ended = match service.grace() {
-        Duration::MAX => ended.recv().is_err(),
-        grace => ended.recv_timeout(grace) == Err(RecvTimeoutError::Disconnected),
-    };
-    if has_ended {
-        // As with a daemon: what is still open has its grace.
-        service.runtime.block_on(service.finish());
-    }
+    service.runtime.block_on(async {
+        // A closed channel is the end of the thread, which is what is waited for.
+        if service.within_grace(ended).await.is_some() {
+            // As with a daemon: what is still open has its grace.
+            service.finish().await;
+        }
+    });
     Ok(result)
 }
 

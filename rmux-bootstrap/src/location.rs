@@ -91,9 +91,13 @@ impl Location {
         self.visit(false)
     }
 
-    /// Creates the directories that are missing, 0700 whatever the umask, then checks.
+    /// Creates the directories that are missing, 0700 whatever the umask, then checks them.
     pub(crate) fn prepare(&self) -> Result<(), StartupError> {
-        self.visit(true)?;
+        self.visit(true).map(drop)
+    }
+
+    /// What stands at the sockets' names can be taken for ours, or there is nothing.
+    pub(crate) fn check_sockets(&self) -> Result<(), StartupError> {
         for socket in [&self.socket, &self.control] {
             check_socket(socket)?;
         }

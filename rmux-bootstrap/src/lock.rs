@@ -30,15 +30,18 @@ pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError
         source,
     };
     loop {
-        match fs::look(path).map_err(failed)? {
-            Some(facts) => check(path, &facts)?,
-            None if !create => return Ok(Attempt::Missing),
-            None => {}
-        }
-        let opened = if create {
-            fs::open_private(path, false)
-        } else {
-            fs::open_to_write(path)
+        let opened = match create.then(|| fs::create_private(path, false)) {
+            Some(Ok(Some(made))) => Ok(made),
+            Some(Err(error)) => Err(error),
+            Some(Ok(None)) | None => {
+                match fs::look(path).map_err(failed)? {
+                    Some(facts) => check(path, &facts)?,
+                    None if !create => return Ok(Attempt::Missing),
+                    // Gone again.
+                    None => continue,
+                }
+                fs::open_to_write(path, false)
+            }
         };
         let file = match opened {
             Ok(file) => file,

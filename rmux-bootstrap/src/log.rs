@@ -34,7 +34,8 @@ pub(crate) struct Log {
 impl Log {
     /// Opens the endpoint's log for a new run. Where its directory cannot be had, it stands beside the lock.
     pub(crate) fn open(location: &Location) -> Result<Self, StartupError> {
-        if let Some(parent) = location.log.parent() {
+        let parent = location.log.parent();
+        if let Some(parent) = parent.filter(|parent| Some(*parent) != location.lock.parent()) {
             // Whether it worked shows in the next line; the place beside the lock is there already.
             let _ = make_parents(parent);
         }
@@ -52,15 +53,22 @@ impl Log {
 
     fn open_at(path: &Path) -> Result<Self, StartupError> {
         let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
-        if let Some(facts) = fs::look(path).map_err(failed("look at the log"))? {
-            location::check_file(path, &facts, "use as a log")?;
-            if facts.size > ROTATE_ABOVE {
-                let mut old = path.as_os_str().to_owned();
-                old.push(".1");
-                std::fs::rename(path, old).map_err(failed("rotate the log"))?;
+        let open = failed("open the log");
+        let file = loop {
+            if let Some(made) = fs::create_private(path, true).map_err(open)? {
+                break made;
             }
-        }
-        let file = fs::open_private(path, true).map_err(failed("open the log"))?;
+            let Some(facts) = fs::look(path).map_err(failed("look at the log"))? else {
+                continue;
+            };
+            location::check_file(path, &facts, "use as a log")?;
+            if facts.size <= ROTATE_ABOVE {
+                break fs::open_to_write(path, true).map_err(open)?;
+            }
+            let mut old = path.as_os_str().to_owned();
+            old.push(".1");
+            std::fs::rename(path, old).map_err(failed("rotate the log"))?;
+        };
         let begins = fs::facts_of(&file).map_err(failed("look at the log"))?.size;
         Ok(Self {
             path: path.to_owned(),

@@ -13,7 +13,16 @@ use crate::sys::process;
 /// Checks the endpoint's directories and the socket `path` in it, then connects without waiting.
 pub(crate) fn knock(location: &Location, path: &Path) -> Result<Reached, StartupError> {
     // Where a directory is missing, nobody can be there.
-    if !location.check()? || location::check_socket(path)?.is_none() {
+    if location.check()? {
+        knock_again(path)
+    } else {
+        Ok(Reached::Nobody)
+    }
+}
+
+/// The same where this call has just checked the directories.
+pub(crate) fn knock_again(path: &Path) -> Result<Reached, StartupError> {
+    if location::check_socket(path)?.is_none() {
         return Ok(Reached::Nobody);
     }
     net::connect(path).map_err(|source| StartupError::filesystem("connect to", path, source))

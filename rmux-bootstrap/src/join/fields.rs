@@ -34,9 +34,15 @@ impl Writer {
 
 /// Reads lines. Keys that it is not asked for do not matter, nor do empty lines.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+pub(crate) struct Reader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(crate) fn new(lines: &'a [u8]) -> Self {
+        // Frames and records are filled up with empty lines, which would be looked through for each key.
+        let end = lines.iter().rposition(|byte| *byte != b'\n');
+        Self(&lines[..end.map_or(0, |last| last + 1)])
+    }
+
     /// The first value of a key.
     pub(crate) fn bytes(&self, key: &str) -> Option<Vec<u8>> {
         let line = self
@@ -86,7 +92,7 @@ mod tests {
             .field("b", &value)
             .number("c", 7)
             .into_bytes();
-        let reader = Reader(&bytes);
+        let reader = Reader::new(&bytes);
         assert_eq!(reader.text("a").as_deref(), Some("1"));
         assert_eq!(reader.bytes("b"), Some(value));
         assert_eq!(reader.number::<u32>("c"), Some(7));

@@ -183,7 +183,7 @@ impl Frame {
     }
 
     fn decode(kind: u8, payload: &[u8]) -> Self {
-        let reader = Reader(payload);
+        let reader = Reader::new(payload);
         let number = |key| reader.number(key).unwrap_or_default();
         match kind {
             1 => Self::Join(Applicant {

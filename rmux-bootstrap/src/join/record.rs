@@ -302,11 +302,11 @@ impl Record {
         use std::os::unix::ffi::OsStringExt;
         let line = bytes.iter().position(|byte| *byte == b'\n')?;
         let (first, body) = bytes.split_at(line + 1);
-        let told = Reader(first).text("checksum")?;
+        let told = Reader::new(first).text("checksum")?;
         if u64::from_str_radix(&told, 16).ok()? != checksum(body) {
             return None;
         }
-        let reader = Reader(body);
+        let reader = Reader::new(body);
         let phase = reader.text("phase")?;
         Some(Self {
             generation: reader.number("generation")?,

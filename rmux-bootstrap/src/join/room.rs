@@ -7,8 +7,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot::{Receiver, Sender, channel};
 
 use crate::sys::net::{self, Reached};
 
@@ -26,16 +27,16 @@ pub(crate) struct Room {
 impl Room {
     pub(crate) fn wait(path: PathBuf, ends: Option<Instant>) -> io::Result<Self> {
         let (wake, signal) = net::pair()?;
-        let (sender, result) = sync_channel(1);
+        let (sender, result) = channel();
         std::thread::Builder::new()
             .name("rmux-connect".into())
             .stack_size(64 * 1024)
-            .spawn(move || connect(&path, ends, &sender, &signal))?;
+            .spawn(move || connect(&path, ends, sender, &signal))?;
         Ok(Self { result, wake })
     }
 
     /// The result, once [`signal_fd`](Self::signal_fd) is readable.
-    pub(crate) fn take(&self) -> Option<io::Result<Reached>> {
+    pub(crate) fn take(&mut self) -> Option<io::Result<Reached>> {
         self.result.try_recv().ok()
     }
 
@@ -47,7 +48,7 @@ impl Room {
 fn connect(
     path: &std::path::Path,
     ends: Option<Instant>,
-    sender: &SyncSender<io::Result<Reached>>,
+    sender: Sender<io::Result<Reached>>,
     signal: &UnixStream,
 ) {
     loop {

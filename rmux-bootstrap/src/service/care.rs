@@ -15,7 +15,7 @@ use crate::lock;
 use crate::sys::fs::{Inode, Kind};
 use crate::sys::timer::Timer;
 use crate::sys::watch::Watch;
-use crate::sys::{fs, net, process, readiness};
+use crate::sys::{fs, net, process, readiness, task};
 use tokio::io::unix::AsyncFd;
 
 /// A look that is taken although nothing was told: a directory further up may have been moved.
@@ -161,8 +161,10 @@ impl Service {
             // Nobody can come to it any more; who has come is still served, then its task ends.
             let _ = net::refuse_newcomers(&*old);
         }
-        self.runtime
-            .spawn(control::serve(self.clone(), listener, published));
+        task::spawn(
+            &self.runtime,
+            control::serve(self.clone(), listener, published),
+        );
         Ok(())
     }
 

@@ -2,16 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
-
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Service, Stage, State, Supply, remove_if};
 use crate::join::phase::Phase;
 use crate::log::say;
 use crate::seeded;
-use crate::sys::{net, systemd};
+use crate::sys::signals::{self, Signals};
+use crate::sys::{net, systemd, task};
+
+/// The signals that close a daemon.
+const CLOSING_SIGNALS: [(u8, &str); 2] = [
+    (signals::TERMINATE, "SIGTERM"),
+    (signals::INTERRUPT, "SIGINT"),
+];
 
 impl Service {
     /// From here on a signal closes, it does not kill. Set up before the first caller can know of us, and once.
@@ -19,22 +23,17 @@ impl Service {
         if self.state().handles_signals {
             return Ok(());
         }
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
+        let signals = Signals::new(&CLOSING_SIGNALS.map(|(signal, _)| signal))?;
         self.state().handles_signals = true;
         let service = self.clone();
-        self.runtime.spawn(async move {
-            let (mut terminate, mut interrupt) = (terminate, interrupt);
-            let name = std::future::poll_fn(|cx| {
-                for (signal, name) in [(&mut terminate, "SIGTERM"), (&mut interrupt, "SIGINT")] {
-                    if signal.poll_recv(cx).is_ready() {
-                        return Poll::Ready(name);
-                    }
-                }
-                Poll::Pending
-            })
-            .await;
-            service.close(name);
+        task::spawn(&self.runtime, async move {
+            let came = signals.next().await;
+            let closing = CLOSING_SIGNALS
+                .into_iter()
+                .find(|(signal, _)| Some(*signal) == came);
+            if let Some((_, name)) = closing {
+                service.close(name);
+            }
         });
         Ok(())
     }
@@ -93,7 +92,8 @@ impl Service {
             // An error would mean that the sender, which is ours, is gone.
             let _ = load.wait_for(|load| load.open == 0).await;
         };
-        self.within_grace(all_done).await;
+        // What does not come to its end ends with the process.
+        let _ = self.within_grace(all_done).await;
         let cut_off = match self.load.borrow().open {
             0 => String::new(),
             1 => "1 connection was".to_owned(),
@@ -170,16 +170,15 @@ impl Service {
         let all_heard = async {
             let _ = load.wait_for(|load| load.unheard == 0).await;
         };
-        self.within_grace(all_heard).await;
+        let _ = self.within_grace(all_heard).await;
     }
 
-    /// Waits for `end`, unless the grace is over before.
-    async fn within_grace(&self, end: impl Future<Output = ()>) {
+    /// Waits for `end`; `None` where the grace is over before.
+    pub(crate) async fn within_grace<T>(&self, end: impl Future<Output = T>) -> Option<T> {
         if self.grace == Duration::MAX {
-            end.await;
+            Some(end.await)
         } else {
-            // What does not come to its end ends with the process.
-            let _ = tokio::time::timeout(self.grace, end).await;
+            tokio::time::timeout(self.grace, end).await.ok()
         }
     }
 }

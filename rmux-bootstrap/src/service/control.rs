@@ -15,7 +15,7 @@ use crate::join::frame::{Applicant, Assembler, Frame, Leave};
 use crate::join::phase::Phase;
 use crate::skew::Fit;
 use crate::sys::net::{self, Credentials};
-use crate::sys::{process, wait};
+use crate::sys::{process, task, wait};
 
 /// Serves the control socket while nobody accepts, and to the end where its name was taken away.
 pub(super) async fn serve(
@@ -101,7 +101,7 @@ fn greet(service: &Arc<Service>, stream: UnixStream) -> Option<Waiting> {
     // The end of the connection says that there are too many; a caller comes again.
     if let Ok(permit) = talk.try_acquire_owned() {
         let talk = converse(service.clone(), stream, peer, assembler, first);
-        service.runtime.spawn(async move {
+        task::spawn(&service.runtime, async move {
             talk.await;
             drop(permit);
         });

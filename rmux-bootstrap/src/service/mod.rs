@@ -33,7 +33,7 @@ use crate::seeded;
 use crate::skew::Build;
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
-use crate::sys::{process, readiness, systemd};
+use crate::sys::{process, readiness, systemd, task};
 
 pub(crate) use self::load::Counted;
 /// Without descriptors or memory, `accept` waits for one of our connections to end, or this long: what else in the
@@ -183,8 +183,8 @@ impl Service {
         let _context = runtime.enter();
         let control = Arc::new(readiness::listener(UnixListener::from(control))?);
         service.state().control = Some(control.clone());
-        runtime.spawn(control::serve(service.clone(), control, 0));
-        runtime.spawn(care::watch_over(service.clone()));
+        task::spawn(runtime, control::serve(service.clone(), control, 0));
+        task::spawn(runtime, care::watch_over(service.clone()));
         Ok(service)
     }
 
@@ -251,10 +251,6 @@ impl Service {
             talks: Arc::new(Semaphore::new(control::TALKS_MAX)),
             _held: held,
         })
-    }
-
-    pub(crate) fn grace(&self) -> Duration {
-        self.grace
     }
 
     /// A caller in this very process.
@@ -418,8 +414,8 @@ impl Service {
         }
         systemd::notify("READY=1");
         if self.idle_timeout != Duration::MAX {
-            self.runtime
-                .spawn(leave_when_idle(self.clone(), self.idle_timeout));
+            let leaving = leave_when_idle(self.clone(), self.idle_timeout);
+            task::spawn(&self.runtime, leaving);
         }
         Ok(())
     }

@@ -104,42 +104,43 @@ pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens a private file of ours, creating it with exactly 0600. Never follows a link in the last component, and never
-/// hangs on a FIFO.
-pub(crate) fn open_private(path: &Path, append: bool) -> io::Result<File> {
-    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits())
-        .map_err(io::Error::other)?;
+/// Creates a private file of ours with exactly 0600, to be read and written, or appended to. `None`: something of this name
+/// is there already.
+pub(crate) fn create_private(path: &Path, append: bool) -> io::Result<Option<File>> {
     let mut options = File::options();
     options
         .read(true)
         .write(!append)
         .append(append)
-        .mode(STARTUP_LOCK_MODE)
-        .custom_flags(flags);
-    match options.clone().create_new(true).open(path) {
+        .create_new(true)
+        .mode(STARTUP_LOCK_MODE);
+    match open_with_care(&mut options, path) {
         Ok(file) => {
             // The umask may have taken bits away; nobody else can have opened a file that is seen first by us.
             if facts_of(&file)?.mode != STARTUP_LOCK_MODE {
                 file.set_permissions(Permissions::from_mode(STARTUP_LOCK_MODE))?;
             }
-            Ok(file)
+            Ok(Some(file))
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Opens an existing file for reading and writing, with the same care.
-pub(crate) fn open_to_write(path: &Path) -> io::Result<File> {
-    open_existing(File::options().read(true).write(true), path)
+/// Opens an existing file for reading and writing, or appending. Never follows a link in the last component, and never
+/// hangs on a FIFO.
+pub(crate) fn open_to_write(path: &Path, append: bool) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(!append).append(append);
+    open_with_care(&mut options, path)
 }
 
 /// Opens an existing file for reading, with the same care.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
-    open_existing(File::options().read(true), path)
+    open_with_care(File::options().read(true), path)
 }
 
-fn open_existing(options: &mut std::fs::OpenOptions, path: &Path) -> io::Result<File> {
+fn open_with_care(options: &mut std::fs::OpenOptions, path: &Path) -> io::Result<File> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY).bits())
         .map_err(io::Error::other)?;
     options.custom_flags(flags).open(path)

@@ -52,9 +52,12 @@ pub(crate) fn elevated_from() -> Option<u32> {
 pub(crate) fn boot_id() -> String {
     static ID: OnceLock<String> = OnceLock::new();
     let read = || {
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map(|id| id.trim().to_owned())
-            .unwrap_or_default()
+        let mut id = [0; 64];
+        // The kernel gives it in one piece, which is 37 bytes.
+        let length = std::fs::File::open("/proc/sys/kernel/random/boot_id")
+            .and_then(|mut file| io::Read::read(&mut file, &mut id))
+            .unwrap_or(0);
+        String::from_utf8_lossy(&id[..length]).trim().to_owned()
     };
     ID.get_or_init(read).clone()
 }

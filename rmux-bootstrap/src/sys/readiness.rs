@@ -1,6 +1,6 @@
 //! Descriptors that the runtime watches.
 
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::pin::pin;
@@ -14,6 +14,12 @@ use tokio::io::unix::AsyncFd;
 pub(crate) fn listener(listener: UnixListener) -> io::Result<AsyncFd<UnixListener>> {
     // SAFETY: the value owns its descriptor and keeps it open and the same until it is dropped, after deregistration.
     unsafe { AsyncFd::register(listener) }.map_err(Into::into)
+}
+
+/// The reading end of a pipe, which is read from when the runtime says so.
+pub(crate) fn pipe(reader: PipeReader) -> io::Result<AsyncFd<PipeReader>> {
+    // SAFETY: as above.
+    unsafe { AsyncFd::register_with_interest(reader, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Waits until the stream or one of `fds` is readable or has ended, or `patience` is over; `None` waits for ever.

@@ -3,14 +3,14 @@
 use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::oneshot::{Sender, channel};
 
 use super::process::{self, Watched};
-use super::{readiness, wait};
+use super::{readiness, task, wait};
 
 /// Who is going to reap: made while the daemon starts, when there is time, and told whom to reap when it has.
 ///
@@ -18,7 +18,7 @@ use super::{readiness, wait};
 #[derive(Debug)]
 pub(crate) enum Reaper {
     Runtime(Handle),
-    Thread(SyncSender<Corpse>),
+    Thread(Sender<Corpse>),
     /// Without a thread to be had the child is reaped at this process's end.
     Nobody,
 }
@@ -37,10 +37,10 @@ impl Reaper {
         if let Some(runtime) = driven_runtime().filter(|_| on_runtime) {
             return Self::Runtime(runtime);
         }
-        let (sender, corpses) = sync_channel::<Corpse>(1);
+        let (sender, corpses) = channel::<Corpse>();
         let waits = small_thread(move || {
             // The start may have come to nothing.
-            if let Ok(corpse) = corpses.recv() {
+            if let Ok(corpse) = corpses.blocking_recv() {
                 corpse.reap();
             }
         });
@@ -68,7 +68,7 @@ impl Reaper {
 
     fn see_to(self, corpse: Corpse) {
         match self {
-            Self::Runtime(runtime) => drop(runtime.spawn(Vigil(Some(corpse)).keep())),
+            Self::Runtime(runtime) => task::spawn(&runtime, Vigil(Some(corpse)).keep()),
             // The thread waits for it.
             Self::Thread(sender) => drop(sender.send(corpse)),
             Self::Nobody => {}

@@ -117,25 +117,34 @@ fn is_in_memory(directory: &Path) -> bool {
     rustix::fs::statfs(directory).is_ok_and(|facts| u64::try_from(facts.f_type) == Ok(TMPFS_MAGIC))
 }
 
+/// The programs to measure that are built together, and the features of this package that they take.
+const PROGRAMS: [(&[&str], &str); 5] = [
+    (&["ours", "blocking", "bare"], ""),
+    (&["kunobi"], "kunobi"),
+    (&["sdk06"], "sdk06"),
+    (&["sdk10"], "sdk10"),
+    (&["calls"], "sdk06,sdk10"),
+];
+
 /// `cargo run` builds this program only.
 fn build(programs: &Path) -> Outcome {
     let target = programs.parent().ok_or("no target directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--bins",
-            "--manifest-path",
-        ])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(target)
-        .status()?;
-    if !status.success() {
-        return Err("the programs to measure cannot be built".into());
+    for (together, features) in PROGRAMS {
+        let mut command = Command::new(&cargo);
+        command
+            .args(["build", "--quiet", "--release", "--locked"])
+            .args(["--manifest-path"])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+            .arg("--target-dir")
+            .arg(target)
+            .args(["--features", features]);
+        for program in together {
+            command.args(["--bin", program]);
+        }
+        if !command.status()?.success() {
+            return Err(format!("{together:?} cannot be built").into());
+        }
     }
     Ok(())
 }

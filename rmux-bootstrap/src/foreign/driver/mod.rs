@@ -231,7 +231,7 @@ impl<'a> Call<'a> {
     fn await_room(&mut self) -> Result<Option<Event>, StartupError> {
         let socket = &self.location.socket;
         let failed = |source| StartupError::filesystem("connect to", socket, source);
-        let Some(room) = &self.room else {
+        let Some(room) = &mut self.room else {
             self.room = Some(Room::wait(socket.clone(), self.deadline.ends()).map_err(failed)?);
             return Ok(None);
         };
@@ -248,6 +248,7 @@ impl<'a> Call<'a> {
 
     fn try_lock(&mut self) -> Result<Event, StartupError> {
         self.location.prepare()?;
+        self.location.check_sockets()?;
         let (record, locked) = match lock::attempt(&self.location.lock, true)? {
             Attempt::Locked(lock) => (Record::read(&lock), Some(lock)),
             Attempt::Busy(file) => {

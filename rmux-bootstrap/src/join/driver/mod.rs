@@ -239,8 +239,13 @@ impl<'a> Driver<'a> {
 
     fn connect(&mut self) -> Result<Event, StartupError> {
         self.line = None;
-        let reached = door::knock(self.plan.location, &self.plan.location.control)?;
-        self.reached(reached)
+        let location = self.plan.location;
+        let reached = if self.join.hold() == Hold::Lock {
+            door::knock_again(&location.control)
+        } else {
+            door::knock(location, &location.control)
+        };
+        self.reached(reached?)
     }
 
     fn reached(&mut self, reached: Reached) -> Result<Event, StartupError> {
@@ -265,7 +270,7 @@ impl<'a> Driver<'a> {
     fn await_room(&mut self) -> Result<Turn, StartupError> {
         let control = &self.plan.location.control;
         let failed = |source| StartupError::filesystem("connect to", control, source);
-        match &self.room {
+        match &mut self.room {
             None => {
                 self.room =
                     Some(Room::wait(control.clone(), self.plan.deadline.ends()).map_err(failed)?);

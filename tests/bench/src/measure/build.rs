@@ -18,7 +18,7 @@ const TICKS: f64 = 100.0;
 
 macro_rules! tokio {
     () => {
-        "tokio = { version = \"1\", features = [\"net\", \"rt-multi-thread\", \"signal\", \"sync\", \"time\"] }\n"
+        "tokio = { version = \"1\", features = [\"net\", \"rt-multi-thread\", \"sync\", \"time\"] }\n"
     };
 }
 
