@@ -276,8 +276,8 @@ fn started<T>(thread: std::io::Result<T>) -> T {
 /// More descriptors than a runtime takes while it is built: what polls, what wakes, and what tells of signals.
 const RUNTIME_DESCRIPTORS: usize = 6;
 
-/// A runtime with all drivers. tokio panics where there are no sockets for its signal driver, so that there is room is made
-/// sure of first: this early in a process nobody else takes it.
+/// A runtime with all drivers. In a program that uses tokio's signals, it panics where there are no sockets for them; so that
+/// there is room is made sure of first: this early in a process nobody else takes it.
 fn built(mut builder: Builder) -> Runtime {
     match has_room().and_then(|()| builder.enable_all().build()) {
         Ok(runtime) => runtime,
@@ -289,10 +289,10 @@ fn built(mut builder: Builder) -> Runtime {
 }
 
 fn has_room() -> std::io::Result<()> {
-    let (one, _other) = net::pair()?;
-    if descriptors::are_free(RUNTIME_DESCRIPTORS - 2) {
+    if descriptors::are_free(RUNTIME_DESCRIPTORS) {
         return Ok(());
     }
+    let (one, _other) = net::pair()?;
     let more: std::io::Result<Vec<_>> = (2..RUNTIME_DESCRIPTORS).map(|_| one.try_clone()).collect();
     more.map(drop)
 }

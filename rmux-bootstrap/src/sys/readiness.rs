@@ -1,8 +1,8 @@
 //! Descriptors that the runtime watches.
 
-use std::io::{self, PipeReader};
+use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,10 +16,10 @@ pub(crate) fn listener(listener: UnixListener) -> io::Result<AsyncFd<UnixListene
     unsafe { AsyncFd::register(listener) }.map_err(Into::into)
 }
 
-/// The reading end of a pipe, which is read from when the runtime says so.
-pub(crate) fn pipe(reader: PipeReader) -> io::Result<AsyncFd<PipeReader>> {
+/// A stream that is only read, when the runtime says so.
+pub(crate) fn stream(stream: UnixStream) -> io::Result<AsyncFd<UnixStream>> {
     // SAFETY: as above.
-    unsafe { AsyncFd::register_with_interest(reader, Interest::READABLE) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE) }.map_err(Into::into)
 }
 
 /// Waits until the stream or one of `fds` is readable or has ended, or `patience` is over; `None` waits for ever.
