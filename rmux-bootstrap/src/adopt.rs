@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
-use crate::hand_over::{Briefing, MARKER};
+use crate::hand_over::{self, Briefing, MARKER};
 use crate::join::record::Record;
 use crate::join::start::{Cleared, clear_stale, clear_stale_at};
 use crate::location::{self, CLEANING, Location};
@@ -151,6 +151,8 @@ fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
         // It keeps cleaners away; a file system without locks does without.
         keep.extend(fs::hold_directory(directory).ok());
     }
+    // Looked at last, when it is most likely there.
+    let processors = hand_over::counted_processors(&channel);
     // Its end tells a starter without a pidfd that we have died.
     keep.push(channel);
     let endpoint = briefing.endpoint();
@@ -160,6 +162,7 @@ fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
             lock,
             control,
             record,
+            processors,
             passed: None,
             held: keep,
         },
@@ -300,6 +303,7 @@ fn claim(
         lock,
         control: listener,
         record,
+        processors: None,
         passed,
         held: held.into_iter().collect(),
     }))

@@ -179,7 +179,7 @@ impl Daemon {
                 ))
             }
             Born::Server(foundation, endpoint) => {
-                let runtime = Background(Some(built(Builder::new_multi_thread())));
+                let runtime = Background(Some(built(multi_thread(foundation.processors))));
                 let Some(runtime) = &runtime.0 else {
                     give_up(EXIT_NO_RUNTIME, "the runtime is gone");
                 };
@@ -275,6 +275,18 @@ fn started<T>(thread: std::io::Result<T>) -> T {
 
 /// More descriptors than a runtime takes while it is built: what polls, what wakes, and what tells of signals.
 const RUNTIME_DESCRIPTORS: usize = 6;
+
+/// The variable that says how many threads a runtime has; tokio reads it where it counts by itself.
+const WORKERS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
+
+/// As tokio would build it, with a thread for each processor, but without counting those again.
+fn multi_thread(processors: Option<usize>) -> Builder {
+    let mut builder = Builder::new_multi_thread();
+    if let Some(processors) = processors.filter(|_| std::env::var_os(WORKERS_VARIABLE).is_none()) {
+        builder.worker_threads(processors.max(1));
+    }
+    builder
+}
 
 /// A runtime with all drivers. In a program that uses tokio's signals, it panics where there are no sockets for them; so that
 /// there is room is made sure of first: this early in a process nobody else takes it.

@@ -186,6 +186,24 @@ pub(crate) fn spawn(
     Ok(Watched::new(child, Some(ours.into())))
 }
 
+const PROCESSORS: &str = "processors";
+
+/// In the starter, when there is nothing to do but wait: tells its child how many processors there are for it. Counting them
+/// takes a look into several files, for which the child has no time. It waits for no answer and misses nothing without one.
+pub(crate) fn count_processors_for(child: &Watched) {
+    if let (Some(channel), Ok(count)) = (child.channel(), std::thread::available_parallelism()) {
+        let told = Writer::default().number(PROCESSORS, count).into_bytes();
+        let _ = net::send(channel, &told);
+    }
+}
+
+/// In the child: how many processors there are, if its starter has counted them by now.
+pub(crate) fn counted_processors(channel: impl AsFd) -> Option<usize> {
+    let mut told = [0; 64];
+    let (length, _) = net::receive_with_fds(channel, &mut told).ok()?;
+    Reader::new(&told[..length]).number(PROCESSORS)
+}
+
 /// On Linux the running inode itself, also when its file has been replaced by an upgrade.
 pub(crate) fn program() -> io::Result<PathBuf> {
     if cfg!(any(target_os = "linux", target_os = "android")) {
@@ -221,5 +239,31 @@ mod tests {
         };
         assert_eq!(Briefing::decode(&briefing.encode()), Some(briefing));
         assert_eq!(Briefing::decode(b"hand-over=2\n"), None);
+    }
+
+    #[test]
+    fn a_hand_over_of_any_length_is_received_whole_and_what_comes_later_is_not_a_part_of_it() {
+        let shortest =
+            Briefing::decode(b"hand-over=1\ngeneration=1\nsocket=\nlock=\ncontrol=\nlog=\nkey=\n");
+        let shortest = shortest.expect("all that is needed");
+        let file = || File::open("/dev/null").expect("an open file");
+        for length in [0, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK] {
+            let (ours, theirs) = net::pair().expect("a channel");
+            let missing = length.max(shortest.encode().len()) - shortest.encode().len();
+            let briefing = Briefing {
+                key: Some("k".repeat(missing).into()),
+                ..shortest.clone()
+            };
+            let fds = [file(), file()];
+            net::send_with_fds(&ours, &briefing.encode(), &[fds[0].as_fd(), fds[1].as_fd()])
+                .expect("it is sent");
+            let (received, ..) = Briefing::receive(&theirs).expect("it is whole");
+            assert_eq!(received, briefing);
+            assert_eq!(counted_processors(&theirs), None);
+            net::send(&ours, b"processors=4\n").expect("it is sent");
+            assert_eq!(counted_processors(&theirs), Some(4));
+            drop(ours);
+            assert_eq!(counted_processors(&theirs), None);
+        }
     }
 }

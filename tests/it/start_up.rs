@@ -267,3 +267,44 @@ fn a_socket_that_is_bound_and_does_not_listen_is_waited_for_and_named() {
     drop(bound);
     assert!(waiter.finish().pid().1, "and once it has gone, it is dead");
 }
+
+/// The worker threads of a daemon's runtime, once they have their names.
+#[track_caller]
+fn has_workers(pid: u32, count: usize) {
+    let workers = || {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+        let names = tasks.map(|task| {
+            let name = task.expect("a thread").path().join("comm");
+            std::fs::read_to_string(name).unwrap_or_default()
+        });
+        names
+            .filter(|name| name.starts_with("tokio-rt-worker"))
+            .count()
+    };
+    eventually(&format!("{count} workers"), || workers() == count);
+}
+
+/// Whoever counts the processors, the starter or the daemon, counts those that the daemon may run on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_daemon_has_a_worker_for_each_processor_that_it_may_run_on_or_as_many_as_it_is_told() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    // Those of this thread, and of what it starts.
+    let all = sched_getaffinity(None).expect("the processors");
+    let first = (0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu));
+    let mut one = CpuSet::new();
+    one.set(first.expect("a processor"));
+    sched_setaffinity(None, &one).expect("a processor of our own");
+    let alone = sandbox();
+    let told = sandbox();
+    let (of_one, _) = alone.pid();
+    let answer = told.call(&["pid"]).env("TOKIO_WORKER_THREADS", "3").run();
+    sched_setaffinity(None, &all).expect("the processors that there were");
+    has_workers(of_one, 1);
+    has_workers(answer.pid().0, 3);
+
+    let everywhere = sandbox();
+    let available = thread::available_parallelism().expect("a number").get();
+    has_workers(everywhere.pid().0, available);
+}

@@ -23,6 +23,8 @@ use crate::sys::process;
 const SIZE_MAX: usize = 8192;
 /// Empty lines fill it up to a multiple of this, so that the next one seldom needs another length.
 const STEP: usize = 1024;
+/// What is read at a time: more than most of them have, so that one look shows the end as well.
+const CHUNK: usize = 2 * STEP;
 /// What most file systems that are full by now still have room for, since the first record took it: a block.
 const SIZE_SAFE: usize = 4096;
 /// The first line, before the checksum is known.
@@ -109,13 +111,13 @@ impl Record {
     }
 
     fn bytes(file: &File) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(STEP);
+        let mut bytes = Vec::with_capacity(CHUNK);
         loop {
             let filled = bytes.len();
-            bytes.resize(filled + STEP, 0);
+            bytes.resize(filled + CHUNK, 0);
             let count = file.read_at(&mut bytes[filled..], filled as u64)?;
             bytes.truncate(filled + count);
-            if count < STEP || bytes.len() >= SIZE_MAX {
+            if count < CHUNK || bytes.len() >= SIZE_MAX {
                 return Ok(bytes);
             }
         }

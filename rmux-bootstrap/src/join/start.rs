@@ -34,6 +34,8 @@ pub(crate) struct Start {
     log: Option<Log>,
     child: Option<Watched>,
     status: Option<ExitStatus>,
+    /// The child may still be loading, and there is something to be done for it.
+    can_help: bool,
     /// The caller waits on a runtime, which can see to the child's end as well.
     on_runtime: bool,
     reaper: Option<Reaper>,
@@ -49,6 +51,7 @@ impl Start {
             log: None,
             child: None,
             status: None,
+            can_help: false,
             on_runtime,
             reaper: None,
         }
@@ -206,9 +209,19 @@ impl Start {
                 Briefing::new(location, endpoint, log.path.clone(), self.record.generation);
             let child = hand_over::spawn(&briefing, &self.lock, listener, log, escape_scope)?;
             self.child = Some(child);
+            // In another scope there may be more processors, and a daemon without a runtime does not ask for their number.
+            self.can_help = self.on_runtime && !escape_scope;
             self.expect_child();
         }
         Ok(())
+    }
+
+    /// While the child loads, the starter does for it what it can.
+    pub(crate) fn help_child(&mut self) {
+        if let Some(child) = self.child.as_ref().filter(|_| self.can_help) {
+            hand_over::count_processors_for(child);
+        }
+        self.can_help = false;
     }
 
     pub(crate) fn child_pid(&self) -> Option<u32> {

@@ -141,6 +141,8 @@ pub(crate) struct Foundation {
     pub(crate) lock: File,
     pub(crate) control: OwnedFd,
     pub(crate) record: Record,
+    /// How many of them there are for this daemon, where that has been counted.
+    pub(crate) processors: Option<usize>,
     /// The public socket, where a service manager has made it.
     pub(crate) passed: Option<UnixListener>,
     pub(crate) held: Vec<OwnedFd>,
@@ -159,6 +161,7 @@ impl Service {
             lock,
             control,
             mut record,
+            processors: _,
             passed,
             held,
         } = foundation;

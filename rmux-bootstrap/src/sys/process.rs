@@ -356,6 +356,11 @@ impl Watched {
         ended
     }
 
+    /// Our end of its start-up channel, while that lasts.
+    pub(crate) fn channel(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
+    }
+
     /// The child itself, and its pidfd where there is one.
     pub(super) fn into_parts(self) -> (Child, Option<OwnedFd>) {
         (self.child, self.pidfd)

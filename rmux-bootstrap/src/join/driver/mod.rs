@@ -291,7 +291,8 @@ impl<'a> Driver<'a> {
     }
 
     fn await_ready(&mut self) -> Result<Turn, StartupError> {
-        if std::mem::take(&mut self.fresh) {
+        // A child may have been faster than its starter.
+        if std::mem::take(&mut self.fresh) && self.start.is_none() {
             return Ok(Turn::Wait);
         }
         let Some((line, _)) = &self.line else {
@@ -334,6 +335,9 @@ impl<'a> Driver<'a> {
                     ));
                 }
             }
+        }
+        if let Some(start) = &mut self.start {
+            start.help_child();
         }
         // Only now: what the child said before it died counts.
         self.await_child()
