@@ -68,8 +68,7 @@ impl Trace {
             return;
         }
         let ends = boot_us();
-        let mut steps = std::mem::take(&mut self.steps);
-        steps.sort_by_key(|(_, begins)| *begins);
+        let steps = in_order(std::mem::take(&mut self.steps));
         let lasting: Vec<(&str, u64, u64)> = steps
             .iter()
             .enumerate()
@@ -84,6 +83,16 @@ impl Trace {
             say(waterfall(socket, outcome, total, &lasting, last).trim_end());
         }
     }
+}
+
+/// By the time at which they began. They are few and mostly in order, for which a sort would be a lot of code.
+fn in_order(steps: Vec<(&'static str, u64)>) -> Vec<(&'static str, u64)> {
+    let mut ordered: Vec<(&'static str, u64)> = Vec::with_capacity(steps.len());
+    for step in steps {
+        let place = ordered.partition_point(|(_, begins)| *begins <= step.1);
+        ordered.insert(place, step);
+    }
+    ordered
 }
 
 #[cfg(feature = "tracing")]
@@ -165,8 +174,10 @@ mod tests {
                 steps: vec![("prepare", 5), ("spawn", 10), ("wait", 20)],
             };
             trace.daemon_said(adopted, accepting);
-            trace.steps.sort_by_key(|(_, begins)| *begins);
-            let names: Vec<_> = trace.steps.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = in_order(trace.steps)
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
             assert_eq!(names, ["prepare", "spawn", "adopt", "init", "ready"]);
         }
     }
