@@ -41,6 +41,7 @@ enum What {
     Warm,
     Cold,
     Profile,
+    Load,
     Wait,
     Herd,
     Growth,
@@ -52,6 +53,9 @@ enum What {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = measure::compile::as_wrapper() {
+        return code;
+    }
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -96,6 +100,7 @@ fn measure(what: What, bench: &mut Bench, report: &mut Report) -> Outcome {
         What::Warm => measure::warm::processes(bench, report),
         What::Cold => measure::cold::processes(bench, report),
         What::Profile => measure::profile::cold_start(bench, report),
+        What::Load => measure::load::processes(bench, report),
         What::Wait => measure::cold::extra_wait(bench, report),
         What::Herd => measure::herd::herds(bench, report),
         What::Growth => measure::herd::growth(bench, report),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::{Report, Row, Table, Verdict, short};
+use crate::report::{Profile, Report, Row, Table, Verdict, short};
 
 const COMMAND: &str = "cargo run --release --manifest-path tests/bench/Cargo.toml";
 
@@ -63,6 +63,15 @@ pub(crate) fn markdown(report: &Report, quick: bool) -> String {
     for fact in better {
         line(&format!("- {fact}"));
     }
+    if !report.profiles.is_empty() {
+        line("\n## What it is made of");
+    }
+    for profile in &report.profiles {
+        line(&format!("\n### {}\n\n{}\n", profile.title, profile.note));
+        for row in profile_lines(profile) {
+            line(&row);
+        }
+    }
     if !report.charts.is_empty() {
         line("\n## Charts");
     }
@@ -87,6 +96,34 @@ pub(crate) fn markdown(report: &Report, quick: bool) -> String {
         }
     }
     page
+}
+
+fn profile_lines(profile: &Profile) -> Vec<String> {
+    let head = format!("| | {} |", profile.columns.join(" | "));
+    let rule = format!("| --- |{}", " ---: |".repeat(profile.columns.len()));
+    let row = |name: &str, numbers: &[f64]| {
+        let numbers: Vec<_> = numbers.iter().map(|number| short(*number)).collect();
+        format!("| {name} | {} |", numbers.join(" | "))
+    };
+    let mut lines = vec![head, rule];
+    lines.extend(
+        profile
+            .rows
+            .iter()
+            .map(|(name, numbers)| row(name, numbers)),
+    );
+    if profile.has_sum {
+        let sum = |column: usize| {
+            profile
+                .rows
+                .iter()
+                .map(|(_, numbers)| numbers[column])
+                .sum()
+        };
+        let sums: Vec<f64> = (0..profile.columns.len()).map(sum).collect();
+        lines.push(row("**together**", &sums));
+    }
+    lines
 }
 
 fn budget_row(verdict: &Verdict) -> String {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::sample::count;
 use program::{DIRECTORY, Outcome};
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
@@ -257,6 +258,18 @@ impl Drop for Place<'_> {
         }
         remove(&self.directory);
     }
+}
+
+/// The page faults so far of whoever was started and is still running.
+pub(crate) fn faults_of_children() -> Outcome<f64> {
+    let mut faults = 0;
+    for child in children() {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.as_raw_pid()))?;
+        let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+        // minflt, 10 in proc(5), which counts from the pid; these begin with 3.
+        faults += after.split(' ').nth(7).unwrap_or("0").parse::<usize>()?;
+    }
+    Ok(count(faults))
 }
 
 fn remove(directory: &Path) {

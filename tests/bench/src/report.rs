@@ -11,6 +11,7 @@ pub(crate) struct Report {
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) tables: Vec<Table>,
     pub(crate) charts: Vec<Chart>,
+    pub(crate) profiles: Vec<Profile>,
 }
 
 impl Report {
@@ -20,6 +21,7 @@ impl Report {
             verdicts: Vec::new(),
             tables: Vec::new(),
             charts: Vec::new(),
+            profiles: Vec::new(),
         }
     }
 }
@@ -139,6 +141,58 @@ impl Table {
 
     pub(crate) fn not_comparable(mut self) -> Self {
         self.comparable = false;
+        self
+    }
+}
+
+/// What something is made of: a row for each part, a column for each of those who have it.
+pub(crate) struct Profile {
+    pub(crate) title: String,
+    pub(crate) note: String,
+    pub(crate) columns: Vec<&'static str>,
+    pub(crate) rows: Vec<(String, Vec<f64>)>,
+    /// Whether a row of sums makes sense.
+    pub(crate) has_sum: bool,
+}
+
+impl Profile {
+    pub(crate) fn new(
+        title: impl Into<String>,
+        note: impl Into<String>,
+        columns: impl Into<Vec<&'static str>>,
+    ) -> Self {
+        Self {
+            title: title.into(),
+            note: note.into(),
+            columns: columns.into(),
+            rows: Vec::new(),
+            has_sum: false,
+        }
+    }
+
+    pub(crate) fn row(&mut self, name: impl Into<String>, numbers: impl Into<Vec<f64>>) {
+        self.rows.push((name.into(), numbers.into()));
+    }
+
+    /// Parts of a whole: what differs most between the first two columns comes first, and what is below `least` everywhere is
+    /// put together.
+    pub(crate) fn summed(mut self, least: f64) -> Self {
+        let difference = |numbers: &[f64]| numbers[0] - numbers.get(1).copied().unwrap_or(0.0);
+        self.rows
+            .sort_by(|(_, a), (_, b)| difference(b).total_cmp(&difference(a)));
+        let is_small = |numbers: &[f64]| numbers.iter().all(|number| *number < least);
+        let (small, large): (Vec<_>, Vec<_>) = self
+            .rows
+            .drain(..)
+            .partition(|(_, numbers)| is_small(numbers));
+        self.rows = large;
+        if !small.is_empty() {
+            let name = format!("{} more, each of less than {}", small.len(), short(least));
+            let columns = small[0].1.len();
+            let sum = |column: usize| small.iter().map(|(_, numbers)| numbers[column]).sum();
+            self.rows.push((name, (0..columns).map(sum).collect()));
+        }
+        self.has_sum = true;
         self
     }
 }

@@ -10,7 +10,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
-use program::{Outcome, ask_blocking, current_thread, file, gate, now, part, round_trip, serve};
+use program::{
+    Outcome, ask_blocking, current_thread, file, gate, get_ready, now, part, round_trip, serve,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::sockopt::socket_peercred;
@@ -22,6 +24,9 @@ fn main() -> Outcome {
     let part = part();
     match part.as_str() {
         "daemon" => daemon(),
+        "nothing" => Ok(()),
+        "woken" => woken(),
+        "wake" => wake(),
         "warm" => current_thread()?.block_on(warm()),
         "cycle" => cycle(),
         // A herd of this one can only join: it has no place for losers to wait at.
@@ -93,4 +98,24 @@ fn cycle() -> Outcome {
     connection.read_exact(&mut [0])?;
     println!("started {}", now() - start_of_all);
     Ok(())
+}
+
+/// The least that waiting for another process can cost: the end of a pipe, at which that one says when it wrote.
+fn woken() -> Outcome {
+    let (mut reader, writer) = io::pipe()?;
+    let mut other = Command::new("/proc/self/exe");
+    let mut other = other.arg("wake").stdout(writer).spawn()?;
+    let mut since = [0; 8];
+    reader.read_exact(&mut since)?;
+    let wait = now() - i64::from_le_bytes(since);
+    other.wait()?;
+    println!("started {wait}");
+    Ok(())
+}
+
+fn wake() -> Outcome {
+    let since = get_ready()?;
+    let mut out = io::stdout();
+    out.write_all(&since.to_le_bytes())?;
+    Ok(out.flush()?)
 }

@@ -5,7 +5,11 @@ use rmux_bootstrap::{Client, Daemon, Listener, Role};
 
 fn main() -> Outcome {
     // The daemon's own first argument is not one of these.
-    gate(&part())?;
+    let part = part();
+    if part == "nothing" {
+        return Ok(());
+    }
+    gate(&part)?;
     let version = std::env::var(program::VERSION).unwrap_or_else(|_| "1.0.0".into());
     Daemon::new("ours").version(version).run_async(play)
 }

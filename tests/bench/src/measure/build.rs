@@ -1,15 +1,15 @@
 //! What depending on it costs: time to build, size, crates.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use program::Outcome;
 
-use super::alternate_after;
+use super::{alternate_after, compile, symbols};
 use crate::place::{Bench, Place};
-use crate::report::{Report, Table, Verdict, short};
+use crate::report::{Profile, Report, Table, Verdict, short};
 use crate::sample::{Sample, count};
 
 const ROUNDS: usize = 3;
@@ -84,6 +84,7 @@ pub(crate) fn builds(bench: &mut Bench, report: &mut Report) -> Outcome {
         ));
     }
     sizes(&place, report)?;
+    profiles(&place, report)?;
     crates(&place, report)?;
     for (title, samples) in [
         ("Clean build of the smallest user", debug),
@@ -146,8 +147,66 @@ fn build(place: &Place, side: usize, flags: &[&str]) -> Outcome<f64> {
     Ok(used()? - before)
 }
 
+/// What the builds and the binaries are made of. Everybody's crates and sections are in one table.
+fn profiles(place: &Place, report: &mut Report) -> Outcome {
+    let directory = |side: usize| place.directory().join(side.to_string());
+    let mut times = Vec::new();
+    let mut sizes = Vec::new();
+    for side in 0..USERS.len() {
+        let log = directory(side).join("compiler.log");
+        let mut command = cargo(place, &["build", "--quiet"]);
+        command
+            .args(["--target-dir", "profiled"])
+            .current_dir(directory(side));
+        compile::watch(&mut command, &log)?;
+        place.time(command)?;
+        times.push(compile::read(&log)?);
+        let mut command = cargo(place, &["build", "--quiet", "--release"]);
+        command
+            .args(["--target-dir", "symbols"])
+            .env("CARGO_PROFILE_RELEASE_STRIP", "none")
+            .current_dir(directory(side));
+        place.time(command)?;
+        sizes.push(symbols::parts(
+            &directory(side).join("symbols/release/smallest"),
+        )?);
+    }
+    let names = USERS.map(|(name, ..)| name);
+    report.profiles.push(joined(
+        Profile::new(
+            "Clean build of the smallest user, processor time",
+            "Seconds by crate, of one more build each, whose compilers are watched.",
+            names,
+        ),
+        &times,
+        0.1,
+    ));
+    report.profiles.push(joined(
+        Profile::new(
+            "Stripped release binary of the smallest user",
+            "KiB, of a build that kept its symbols. The code of a generic function counts for the crate that it is from, which \
+             is not the one that needs it.",
+            &names[..2],
+        ),
+        &sizes[..2],
+        4.0,
+    ));
+    Ok(())
+}
+
+/// A row for each part that anybody has.
+fn joined(mut profile: Profile, columns: &[BTreeMap<String, f64>], least: f64) -> Profile {
+    let parts: BTreeSet<_> = columns.iter().flat_map(BTreeMap::keys).collect();
+    for part in parts {
+        let numbers = columns.iter().map(|column| column.get(part).copied());
+        let numbers: Vec<f64> = numbers.map(Option::unwrap_or_default).collect();
+        profile.row(part, numbers);
+    }
+    profile.summed(least)
+}
+
 /// Seconds of processor time that all children which were waited for have used.
-fn used() -> Outcome<f64> {
+pub(super) fn used() -> Outcome<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let after = stat.rsplit_once(") ").ok_or("no status of this process")?.1;
     let fields: Vec<_> = after.split(' ').collect();

@@ -6,7 +6,7 @@ use program::{DELAY, Outcome};
 
 use super::{BARE, BLOCKING, KUNOBI, PROGRAMS, WARM_UP, alternate, named};
 use crate::place::Bench;
-use crate::report::{Chart, Report, Table, Verdict, short};
+use crate::report::{Chart, Profile, Report, Table, Verdict, short};
 use crate::sample::{Sample, count};
 
 const BUDGET: f64 = 1.10;
@@ -74,10 +74,16 @@ fn in_memory(bench: &mut Bench, report: &mut Report, memory: &Path) -> Outcome {
 pub(crate) fn extra_wait(bench: &mut Bench, report: &mut Report) -> Outcome {
     let rounds = bench.rounds(ROUNDS);
     let mut halves = [const { Vec::new() }; 2];
-    let samples = alternate(PROGRAMS.len(), rounds, |side, round| {
+    // The last side is no way of starting a daemon: what waiting for another process costs at the least.
+    let floor = PROGRAMS.len();
+    let mut samples = alternate(floor + 1, rounds, |side, round| {
         let delay = scattered(round) * LONGEST;
         let place = bench.place()?;
-        let mut command = place.program(PROGRAMS[side].0, "late");
+        let mut command = if side == floor {
+            place.program("bare", "woken")
+        } else {
+            place.program(PROGRAMS[side].0, "late")
+        };
         command.env(DELAY, format!("{delay:.0}"));
         let run = place.run(command)?;
         if !run.started {
@@ -88,7 +94,9 @@ pub(crate) fn extra_wait(bench: &mut Bench, report: &mut Report) -> Outcome {
         }
         Ok(run.told)
     })?;
+    let woken = samples.pop().unwrap_or_default();
     verdicts(report, &samples[0], halves.map(Sample::new));
+    profile(report, &samples, &woken);
     let note = format!(
         "{rounds} starts each; the daemon gets ready after a time between 0 and {} ms that is different in every round. \
          Both clocks are the kernel's monotonic one. Everybody's begins where the daemon's own start-up is over: ours then \
@@ -109,6 +117,29 @@ pub(crate) fn extra_wait(bench: &mut Bench, report: &mut Report) -> Outcome {
     ));
     report.tables.push(table);
     Ok(())
+}
+
+/// What is between the daemon's being ready and its starter's return.
+fn profile(report: &mut Report, samples: &[Sample], woken: &Sample) {
+    let by_hand = PROGRAMS.iter().position(|(program, _)| *program == "bare");
+    let by_hand = by_hand.map_or(f64::NAN, |side| samples[side].median());
+    let mut profile = Profile::new(
+        "Extra wait between the daemon's being ready and its starter's return",
+        "Medians. The first is a process that waits at a pipe for as long, until another one writes to it: what it takes this \
+         machine to let a sleeping process go on. The second makes a socket and connects to it beside.",
+        ["µs"],
+    );
+    profile.row("waking a process that sleeps", [woken.median()]);
+    profile.row(
+        "by hand: a socket, a byte, a connect",
+        [by_hand - woken.median()],
+    );
+    profile.row(
+        "ours, beside that: the record, the peer's user, READY",
+        [samples[0].median() - by_hand],
+    );
+    profile.has_sum = true;
+    report.profiles.push(profile);
 }
 
 fn verdicts(report: &mut Report, ours: &Sample, [short, long]: [Sample; 2]) {

@@ -1,5 +1,6 @@
 //! A daemon that nobody wants anything of.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,7 +12,7 @@ use rustix::net::sockopt::socket_peercred;
 
 use super::progress;
 use crate::place::Bench;
-use crate::report::{Report, Table, Verdict};
+use crate::report::{Profile, Report, Table, Verdict};
 use crate::sample::{Sample, count};
 
 /// Seconds to watch; a little more than the minute after which a daemon looks after itself.
@@ -46,6 +47,7 @@ pub(crate) fn idle(bench: &mut Bench, report: &mut Report) -> Outcome {
         progress(second + 1, window);
     }
     let memory = [resident(ours)?, resident(bare)?];
+    report.profiles.push(mappings([ours, bare])?);
     let due = window / SELF_CHECK;
     report.verdicts.push(Verdict::limit(
         format!("moments at which an idle daemon wakes up in {window} s"),
@@ -77,6 +79,56 @@ pub(crate) fn idle(bench: &mut Bench, report: &mut Report) -> Outcome {
             .push(Table::new(title, unit, note.clone(), rows));
     }
     Ok(())
+}
+
+/// What the resident memory is made of, in KiB.
+fn mappings(pids: [i32; 2]) -> Outcome<Profile> {
+    let mut parts: BTreeMap<&'static str, [f64; 2]> = BTreeMap::new();
+    for (side, pid) in pids.into_iter().enumerate() {
+        let program = fs::read_link(format!("/proc/{pid}/exe"))?;
+        let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+        let mut part = "";
+        for line in smaps.lines() {
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("Rss:"), Some(size)) => {
+                    parts.entry(part).or_default()[side] += size.parse::<f64>()?;
+                }
+                (Some(range), Some(rights)) if range.contains('-') && !range.ends_with(':') => {
+                    part = part_of(rights, words.nth(3).unwrap_or_default(), &program);
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut profile = Profile::new(
+        "Idle daemon, memory",
+        "KiB that are resident, by what they are mapped from. The kernel maps the pages around one that is touched as well, so \
+         that most of a program's code is resident once some of it has run; those pages are the file's, and everybody's who \
+         runs it.",
+        ["rmux-bootstrap", "bare tokio daemon"],
+    );
+    for (part, sizes) in parts {
+        profile.row(part, sizes);
+    }
+    Ok(profile.summed(0.5))
+}
+
+/// What a mapping is, by its rights and its path.
+fn part_of(rights: &str, path: &str, program: &Path) -> &'static str {
+    if Path::new(path) == program {
+        match rights {
+            "r-xp" => "the program: code",
+            "r--p" => "the program: constants, tables for unwinding",
+            _ => "the program: data",
+        }
+    } else if path.starts_with('/') {
+        "libraries"
+    } else if path == "[heap]" {
+        "heap"
+    } else {
+        "stacks, arenas and other memory"
+    }
 }
 
 fn pid_at(socket: &Path) -> Outcome<i32> {

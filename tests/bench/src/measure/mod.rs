@@ -2,10 +2,13 @@
 
 pub(crate) mod build;
 pub(crate) mod cold;
+pub(crate) mod compile;
 pub(crate) mod cycle;
 pub(crate) mod herd;
 pub(crate) mod idle;
+pub(crate) mod load;
 pub(crate) mod profile;
+mod symbols;
 pub(crate) mod tools;
 pub(crate) mod warm;
 
