@@ -80,7 +80,7 @@ pub(crate) fn builds(bench: &mut Bench, report: &mut Report) -> Outcome {
             "clean build of the smallest user, processor time",
             against,
             (debug[0].median() / debug[side].median(), 1.7, "×"),
-            "`syn` and `quote` for the attribute, `rustix`, `thiserror`, and this crate.",
+            "This crate, `rustix`, and what the attributes are made with; crate by crate below.",
         ));
     }
     sizes(&place, report)?;
@@ -230,7 +230,8 @@ fn sizes(place: &Place, report: &mut Report) -> Outcome {
         "stripped release binary of the smallest user, larger by",
         "the same with tokio alone",
         (release[0] - release[1], 300.0, " KiB"),
-        "The protocol, its error texts, and the parts of the runtime that the other program does not use.",
+        "This crate's code, what of tokio and the standard library only it uses, and the tables for unwinding all of that; in \
+         parts below.",
     ));
     for (title, sizes) in [
         ("Stripped release binary", release),

@@ -27,7 +27,8 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
         BUDGET,
         "What the hand-written one leaves out: a second socket on which losers wait, directories made and checked, a \
          record that survives a crash, a log file, a session of its own, descriptors and variables that are not \
-         inherited, both sides' users checked, a watch over the socket and lock, and a client that builds a runtime.",
+         inherited, both sides' users checked, a watch over the socket and lock, and a client that builds a runtime. In \
+         steps: *Where a cold start goes*; in pages: *Processes, and the pages that they touch*.",
     ));
     let note = format!(
         "{rounds} starts each, every one in a directory of its own, from the client's spawn to its end. {BARE}: a lock, \
@@ -149,8 +150,9 @@ fn verdicts(report: &mut Report, ours: &Sample, [short, long]: [Sample; 2]) {
             format!("extra wait after ready, {what}"),
             against,
             (ours.at(percent), limit, " µs"),
-            "Between the two the daemon binds and publishes its public socket, writes its record, takes the caller from \
-             the control socket, looks at its user, and writes READY; then a client has to be woken that did not poll.",
+            "A client that did not poll has to be woken, which is most of it (in parts: below). Before that the daemon \
+             publishes its public socket, writes its record, takes the caller from the control socket, looks at its user, \
+             and writes READY.",
         ));
     }
     report.verdicts.push(Verdict::limit(

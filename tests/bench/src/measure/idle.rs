@@ -60,7 +60,7 @@ pub(crate) fn idle(bench: &mut Bench, report: &mut Report) -> Outcome {
         "memory of an idle daemon (RSS)",
         "a bare tokio daemon",
         (memory[0] / memory[1], 1.1, "×"),
-        "More code that start-up touched, and the buffers of the control socket's tasks.",
+        "The code that has run, almost alone: *Idle daemon, memory*.",
     ));
     let note = format!(
         "Both for {window} s, on multi-thread runtimes. A moment is a second in which any thread was switched to; the \

@@ -85,7 +85,7 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
         &samples[0],
         ("a bare program that makes the same two round trips", &samples[1]),
         BUDGET,
-        "The size of the binary to load, the checks of directories, and what a runtime of one's own costs.",
+        "The pages of a larger program (*Processes, and the pages that they touch*), and the checks of directories.",
     ));
     let note = format!(
         "{rounds} processes each, from the spawn to the end. {OURS} and {BARE} make two round trips (READY or a byte, \
