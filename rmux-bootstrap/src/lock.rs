@@ -34,12 +34,11 @@ pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError
             Some(Ok(Some(made))) => Ok(made),
             Some(Err(error)) => Err(error),
             Some(Ok(None)) | None => {
-                match fs::look(path).map_err(failed)? {
-                    Some(facts) => check(path, &facts)?,
-                    None if !create => return Ok(Attempt::Missing),
-                    // Gone again.
-                    None => continue,
-                }
+                // It may be gone again.
+                let Some(facts) = fs::look(path).map_err(failed)? else {
+                    return Ok(Attempt::Missing);
+                };
+                check(path, &facts)?;
                 fs::open_to_write(path, false)
             }
         };

@@ -54,20 +54,22 @@ impl Log {
     fn open_at(path: &Path) -> Result<Self, StartupError> {
         let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
         let open = failed("open the log");
-        let file = loop {
-            if let Some(made) = fs::create_private(path, true).map_err(open)? {
-                break made;
-            }
-            let Some(facts) = fs::look(path).map_err(failed("look at the log"))? else {
-                continue;
-            };
+        let mut file = fs::create_private(path, true).map_err(open)?;
+        if file.is_none()
+            && let Some(facts) = fs::look(path).map_err(failed("look at the log"))?
+        {
             location::check_file(path, &facts, "use as a log")?;
-            if facts.size <= ROTATE_ABOVE {
-                break fs::open_to_write(path, true).map_err(open)?;
+            if facts.size > ROTATE_ABOVE {
+                let mut old = path.as_os_str().to_owned();
+                old.push(".1");
+                // Where both are one file, there is nothing to be moved, and it goes on growing.
+                std::fs::rename(path, old).map_err(failed("rotate the log"))?;
+                file = fs::create_private(path, true).map_err(open)?;
             }
-            let mut old = path.as_os_str().to_owned();
-            old.push(".1");
-            std::fs::rename(path, old).map_err(failed("rotate the log"))?;
+        }
+        let file = match file {
+            Some(made) => made,
+            None => fs::open_to_write(path, true).map_err(open)?,
         };
         let begins = fs::facts_of(&file).map_err(failed("look at the log"))?.size;
         Ok(Self {

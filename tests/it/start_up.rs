@@ -268,6 +268,28 @@ fn a_socket_that_is_bound_and_does_not_listen_is_waited_for_and_named() {
     assert!(waiter.finish().pid().1, "and once it has gone, it is dead");
 }
 
+#[test]
+fn a_long_log_is_rotated_at_a_start_and_one_that_cannot_be_goes_on_growing() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    sandbox.kill(pid);
+    let old = sandbox.log().with_extension("log.1");
+    let long = vec![b'x'; 1024 * 1024 + 1];
+    std::fs::write(sandbox.log(), &long).expect("a long log");
+    let (pid, _) = sandbox.pid();
+    sandbox.kill(pid);
+    assert_eq!(std::fs::read(&old).expect("the old log"), long);
+    assert!(sandbox.log().metadata().expect("the new log").len() < 1024);
+
+    // Both names are one file, which no renaming tells apart.
+    std::fs::remove_file(sandbox.log()).expect("the new log");
+    std::fs::hard_link(&old, sandbox.log()).expect("a link");
+    let answer = sandbox.call(&["pid"]).deadline(LONG).run();
+    answer.pid();
+    assert!(answer.took < AT_ONCE, "{answer:#?}");
+    assert!(sandbox.log().metadata().expect("the log").len() >= 1024 * 1024);
+}
+
 /// The worker threads of a daemon's runtime, once they have their names.
 #[track_caller]
 fn has_workers(pid: u32, count: usize) {

@@ -367,15 +367,13 @@ impl Service {
     /// The first poll of `accept`: publishes the socket and says so.
     pub(crate) fn become_ready(self: &Arc<Self>) -> io::Result<()> {
         let path = &self.briefing.socket;
-        let context = |error: io::Error| {
+        let context = |what: &str, error: io::Error| {
             if is_scarcity(&error) {
                 // Known by its number, which a text of ours would hide: `accept` waits it out.
                 return error;
             }
-            io::Error::new(
-                error.kind(),
-                format!("cannot publish {}: {error}", path.display()),
-            )
+            let path = path.display();
+            io::Error::new(error.kind(), format!("cannot {what} {path}: {error}"))
         };
         self.state().accepting_us = process::boot_us();
         let _context = self.runtime.enter();
@@ -390,7 +388,8 @@ impl Service {
             self.state().progress = None;
             return Ok(());
         }
-        self.close_on_signals()?;
+        self.close_on_signals()
+            .map_err(|error| context("listen for the signals that close", error))?;
         {
             let mut state = self.state();
             if self.stage() != Stage::Starting {
@@ -402,7 +401,9 @@ impl Service {
             let (listener, inode) = if let Some(passed) = passed {
                 (passed, if is_passed { None } else { inode_of(path) })
             } else {
-                let listener = UnixListener::from(net::listen(path).map_err(context)?);
+                let listener = UnixListener::from(
+                    net::listen(path).map_err(|error| context("publish", error))?,
+                );
                 (listener, inode_of(path))
             };
             let listener = readiness::listener(listener).inspect_err(|_| remove_if(path, inode))?;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ pub(crate) fn listener(listener: UnixListener) -> io::Result<AsyncFd<UnixListene
 }
 
 /// A stream that is only read, when the runtime says so.
-pub(crate) fn stream(stream: UnixStream) -> io::Result<AsyncFd<UnixStream>> {
+pub(crate) fn stream(stream: Arc<UnixStream>) -> io::Result<AsyncFd<Arc<UnixStream>>> {
     // SAFETY: as above.
     unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE) }.map_err(Into::into)
 }

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use rustix::process::getpid;
 use tokio::io::unix::AsyncFd;
 
 use super::readiness;
@@ -22,7 +23,7 @@ pub(crate) const INTERRUPT: u8 = libc::SIGINT as u8;
 
 /// Some signals, which do from now on nothing but tell that they have come, for as long as this process lives.
 #[derive(Debug)]
-pub(crate) struct Signals(AsyncFd<UnixStream>);
+pub(crate) struct Signals(AsyncFd<Arc<UnixStream>>);
 
 impl Signals {
     /// Whoever handled one of them before still does so as well. Needs a runtime to be entered.
@@ -31,17 +32,22 @@ impl Signals {
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
+        // The handlers stay, and so do both ends: nobody is to write to a socket that is closed, which may end the process.
+        let ends = Arc::new((Arc::new(reader), writer));
         // Last comes what cannot be taken back.
-        let told = Self(readiness::stream(reader)?);
-        let writer = Arc::new(writer);
+        let told = Self(readiness::stream(ends.0.clone())?);
+        let own = getpid();
         for signal in signals.iter().copied() {
-            let writer = writer.clone();
+            let ends = ends.clone();
             let tell = move || {
-                // When there is no room, enough has been told.
-                let _ = rustix::io::write(&*writer, &[signal]);
+                // A child that has been forked has this handler, and the socket, until it executes something.
+                if getpid() == own {
+                    // When there is no room, enough has been told.
+                    let _ = rustix::io::write(&ends.1, &[signal]);
+                }
             };
-            // SAFETY: the action makes one system call, which does not wait; it neither allocates nor takes a lock, and
-            // the registry keeps `errno`.
+            // SAFETY: the action makes two system calls, which do not wait; it neither allocates nor takes a lock, and the
+            // registry keeps `errno`.
             unsafe { signal_hook_registry::register(signal.into(), tell) }?;
         }
         Ok(told)
@@ -52,10 +58,42 @@ impl Signals {
         let mut signal = [0];
         loop {
             let mut readable = self.0.readable().await.ok()?;
-            // Both ends are ours for ever, so nothing else comes out of it but an interruption.
-            if let Ok(Ok(1..)) = readable.try_io(|pair| pair.get_ref().read(&mut signal)) {
-                return Some(signal[0]);
+            match readable.try_io(|reader| (&**reader.get_ref()).read(&mut signal)) {
+                Ok(Ok(1..)) => return Some(signal[0]),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) => return None,
+                // It only seemed to be readable.
+                Err(_) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn our_own_signals_are_told_and_those_of_a_forked_child_are_not() {
+        let of_child = libc::SIGUSR2;
+        let ours = libc::SIGUSR1;
+        let numbers = [of_child, ours].map(|signal| u8::try_from(signal).expect("a small number"));
+        let signals = Signals::new(&numbers).expect("they can be handled");
+        // SAFETY: the child makes system calls only, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe {
+                libc::raise(of_child);
+                libc::_exit(0);
+            }
+        }
+        let mut status = 0;
+        // SAFETY: waits for a child of our own.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        // SAFETY: a signal that is handled.
+        unsafe { libc::raise(ours) };
+        assert_eq!(signals.next().await, Some(numbers[1]));
     }
 }
