@@ -8,6 +8,7 @@ use object::{Object, ObjectSection, ObjectSymbol, SectionKind};
 use program::Outcome;
 
 const KIB: f64 = 1024.0;
+const WITH_ADDRESSES: &str = "data with addresses, and their relocations";
 
 /// KiB by what they are: code by the crate that it comes from, and the rest by its sections.
 pub(crate) fn parts(binary: &Path) -> Outcome<BTreeMap<String, f64>> {
@@ -18,9 +19,8 @@ pub(crate) fn parts(binary: &Path) -> Outcome<BTreeMap<String, f64>> {
         let name = section.name()?;
         let kind = match name {
             ".eh_frame" | ".eh_frame_hdr" | ".gcc_except_table" => "tables for unwinding",
-            ".rela.dyn" | ".data.rel.ro" | ".got" | ".data" => {
-                "data with addresses, and their relocations"
-            }
+            ".data.rel.ro" | ".got" | ".data" => WITH_ADDRESSES,
+            _ if name.starts_with(".rel") => WITH_ADDRESSES,
             _ if section.kind() == SectionKind::ReadOnlyData => "constants",
             _ => continue,
         };
