@@ -101,12 +101,23 @@ fn play(scene: Scene, verb: &str) -> Result<&'static str, String> {
         let asks = || process::connections(&sandbox.control()) > 0;
         eventually("the daemon is asked", asks)?;
     }
+    if let Some(caller) = &under_way {
+        // The daemon that it starts next would take the pid before the stranger can.
+        let caller = caller.id();
+        sandbox.signal(caller, Signal::STOP);
+        eventually("the caller is stopped", || {
+            process::state(caller) == Some('T')
+        })?;
+    }
     sandbox.kill(pid);
     reap(pid)?;
     let mut bystander = match scene {
         Scene::Forged => Bystander::any()?,
         Scene::Reused | Scene::ReusedHeld | Scene::Midway => Bystander::with(pid)?,
     };
+    if let Some(caller) = &under_way {
+        sandbox.signal(caller.id(), Signal::CONT);
+    }
     if matches!(scene, Scene::Forged) {
         forge(&sandbox, bystander.pid())?;
     }
