@@ -3,6 +3,7 @@
 //! Daemons outlive their starters, and a benchmark that fails half-way must leave none behind. So this process adopts
 //! every orphan below it, and whoever is its child when a place is dropped is ended, whatever brought it up.
 
+use std::fmt::Display;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -262,14 +263,21 @@ impl Drop for Place<'_> {
 
 /// The page faults so far of whoever was started and is still running.
 pub(crate) fn faults_of_children() -> Outcome<f64> {
+    const MINFLT: usize = 10;
     let mut faults = 0;
     for child in children() {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", child.as_raw_pid()))?;
-        let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
-        // minflt, 10 in proc(5), which counts from the pid; these begin with 3.
-        faults += after.split(' ').nth(7).unwrap_or("0").parse::<usize>()?;
+        faults += stat(child.as_raw_pid(), MINFLT)?;
     }
     Ok(count(faults))
+}
+
+/// A number of a process's status, by its place in proc(5).
+pub(crate) fn stat(process: impl Display, place: usize) -> Outcome<usize> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name before it, in brackets, may hold anything; what follows it begins with the third.
+    let (_, after) = stat.rsplit_once(") ").ok_or("no status of a process")?;
+    let number = after.split(' ').nth(place - 3).ok_or("a short status")?;
+    Ok(number.parse()?)
 }
 
 fn remove(directory: &Path) {

@@ -8,7 +8,7 @@ use std::process::Command;
 use program::Outcome;
 
 use super::{alternate_after, compile, symbols};
-use crate::place::{Bench, Place};
+use crate::place::{Bench, Place, stat};
 use crate::report::{Profile, Report, Table, Verdict, short};
 use crate::sample::{Sample, count};
 
@@ -207,11 +207,9 @@ fn joined(mut profile: Profile, columns: &[BTreeMap<String, f64>], least: f64) -
 
 /// Seconds of processor time that all children which were waited for have used.
 pub(super) fn used() -> Outcome<f64> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let after = stat.rsplit_once(") ").ok_or("no status of this process")?.1;
-    let fields: Vec<_> = after.split(' ').collect();
-    // cutime and cstime, 16 and 17 in proc(5), which counts from the pid; these begin with 3.
-    Ok((fields[13].parse::<f64>()? + fields[14].parse::<f64>()?) / TICKS)
+    const CUTIME: usize = 16;
+    const CSTIME: usize = 17;
+    Ok(count(stat("self", CUTIME)? + stat("self", CSTIME)?) / TICKS)
 }
 
 /// The binaries of the last release builds, and of a build that takes its time to make a small one.

@@ -150,8 +150,8 @@ fn verdicts(report: &mut Report, ours: &Sample, [short, long]: [Sample; 2]) {
             format!("extra wait after ready, {what}"),
             against,
             (ours.at(percent), limit, " µs"),
-            "A client that did not poll has to be woken, which is most of it (in parts: below). Before that the daemon \
-             publishes its public socket, writes its record, takes the caller from the control socket, looks at its user, \
+            "A client that did not poll has to be woken, which costs anybody what the parts below begin with. Before that the \
+             daemon publishes its public socket, writes its record, takes the caller from the control socket, looks at its user, \
              and writes READY.",
         ));
     }

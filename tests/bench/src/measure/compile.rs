@@ -51,7 +51,7 @@ pub(crate) fn watch(cargo: &mut Command, log: &Path) -> Outcome {
     Ok(())
 }
 
-/// Seconds of processor time by crate; of a crate and its build script together.
+/// Seconds of processor time by crate; all build scripts are one.
 pub(crate) fn read(log: &Path) -> Outcome<BTreeMap<String, f64>> {
     let mut crates = BTreeMap::new();
     for line in fs::read_to_string(log)?.lines() {

@@ -1,11 +1,9 @@
 //! What a process costs before it does anything, and how many pages it touches.
 
-use std::fs;
-
 use program::Outcome;
 
 use super::{BARE, BLOCKING, KUNOBI, OURS, alternate_after};
-use crate::place::{Bench, Place, faults_of_children};
+use crate::place::{Bench, Place, faults_of_children, stat};
 use crate::report::{Profile, Report};
 use crate::sample::{Sample, count};
 
@@ -95,9 +93,6 @@ fn both(
 
 /// The page faults, without a disk, of all children that were waited for.
 fn faults() -> Outcome<f64> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let after = stat.rsplit_once(") ").ok_or("no status of this process")?.1;
-    // cminflt, 11 in proc(5), which counts from the pid; these begin with 3.
-    let number = after.split(' ').nth(8).ok_or("a short status")?;
-    Ok(count(number.parse()?))
+    const CMINFLT: usize = 11;
+    Ok(count(stat("self", CMINFLT)?))
 }
