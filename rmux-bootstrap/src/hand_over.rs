@@ -46,6 +46,9 @@ pub(crate) const REMOVED_VARIABLES: [&str; 14] = [
 /// What is read of it at a time; mostly that is all. Room for more would have to be touched, page by page.
 const CHUNK: usize = 2048;
 
+/// The one key of the hint that may follow it.
+const PROCESSORS: &str = "processors";
+
 /// What a daemon is told at its birth, so that it derives nothing a second time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Briefing {
@@ -185,8 +188,6 @@ pub(crate) fn spawn(
     let child = command.spawn().map_err(failed)?;
     Ok(Watched::new(child, Some(ours.into())))
 }
-
-const PROCESSORS: &str = "processors";
 
 /// In the starter, when there is nothing to do but wait: tells its child how many processors there are for it. Counting them
 /// takes a look into several files, for which the child has no time. It waits for no answer and misses nothing without one.
