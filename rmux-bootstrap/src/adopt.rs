@@ -1,6 +1,7 @@
 //! The first moments of a process: is it a client, a daemon that a starter has launched, or one run by hand?
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixListener;
@@ -87,7 +88,10 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
     }
     if has_channel() {
         match adopt(version, grace) {
-            Ok((foundation, endpoint)) => Born::Server(Box::new(foundation), endpoint),
+            Ok(Some((foundation, endpoint))) => Born::Server(Box::new(foundation), endpoint),
+            // Whoever started this process has not come to the hand-over, which is nothing that the next daemon's log
+            // should tell of.
+            Ok(None) => exit(EXIT_HAND_OVER),
             Err(error) => give_up(
                 EXIT_HAND_OVER,
                 format_args!("the hand-over to this daemon failed: {error}"),
@@ -108,7 +112,7 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
     }
 }
 
-/// Whether standard input is a starter's channel: a socket of our own user in which a message already waits.
+/// Whether standard input is a starter's channel: a socket of our own user in which its briefing already waits.
 fn has_channel() -> bool {
     let stdin = rustix::stdio::stdin();
     let mut byte = [0; 1];
@@ -117,9 +121,11 @@ fn has_channel() -> bool {
     waits && net::credentials(stdin).is_ok_and(|peer| process::same_user(peer.uid))
 }
 
-fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
+fn adopt(version: &str, grace: Duration) -> io::Result<Option<(Foundation, Endpoint)>> {
     descriptors::close_inherited();
-    let (briefing, lock, control) = Briefing::receive(rustix::stdio::stdin())?;
+    let Some((briefing, lock, control)) = Briefing::receive(rustix::stdio::stdin())? else {
+        return Ok(None);
+    };
     let channel = descriptors::take_stdin()?;
     process::detach(&briefing.endpoint().label())?;
     // The same open file description: asking again says whether it is really held.
@@ -132,18 +138,7 @@ fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
     }
     let lock = seeded::lock(lock, &briefing.lock)?;
     net::listen_again(&control)?;
-    // The starter has written all of it but who we are.
-    let build = Build::own(version);
-    let mut record = Record::read(&lock);
-    if record.generation != briefing.generation {
-        record = Record::default().next(&build, briefing.log.clone());
-        record.generation = briefing.generation;
-    }
-    record.pid = std::process::id();
-    record.is_starter = false;
-    record.build = build;
-    record.grace_ms = milliseconds(grace);
-    record.write(&lock)?;
+    let record = own_record(&lock, &briefing, Build::own(version), grace)?;
     let mut keep = Vec::new();
     if let Some(directory) = &briefing.directory
         && !seeded::is("no-directory-lock")
@@ -156,18 +151,42 @@ fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
     // Its end tells a starter without a pidfd that we have died.
     keep.push(channel);
     let endpoint = briefing.endpoint();
-    Ok((
-        Foundation {
-            briefing,
-            lock,
-            control,
-            record,
-            processors,
-            passed: None,
-            held: keep,
-        },
-        endpoint,
-    ))
+    let foundation = Foundation {
+        briefing,
+        lock,
+        control,
+        record,
+        processors,
+        passed: None,
+        held: keep,
+    };
+    Ok(Some((foundation, endpoint)))
+}
+
+/// The record of this daemon. The starter has written it already, as far as it knows us.
+fn own_record(
+    lock: &File,
+    briefing: &Briefing,
+    build: Build,
+    grace: Duration,
+) -> io::Result<Record> {
+    let found = Record::read(lock);
+    let mut record = if found.generation == briefing.generation {
+        found.clone()
+    } else {
+        let fresh = Record::default().next(&build, briefing.log.clone());
+        Record {
+            generation: briefing.generation,
+            ..fresh
+        }
+    };
+    record.pid = std::process::id();
+    record.build = build;
+    record.grace_ms = milliseconds(grace);
+    if record != found {
+        record.write(lock)?;
+    }
+    Ok(record)
 }
 
 /// A daemon that is run by hand, or by a service manager that has passed its public socket: it takes the lock itself and
@@ -291,7 +310,6 @@ fn claim(
     }
     // What it writes goes to whoever runs it: it has no log.
     let mut record = last.next(&Build::own(version), PathBuf::new());
-    record.is_starter = false;
     record.grace_ms = milliseconds(grace);
     let generation = record.generation;
     record.write(&lock).map_err(|source| {

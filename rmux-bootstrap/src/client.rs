@@ -44,6 +44,7 @@ pub(crate) struct Settings {
     pub(crate) deadline: Duration,
     pub(crate) on_skew: SkewPolicy,
     pub(crate) version: String,
+    pub(crate) grace: Duration,
     pub(crate) scope_escape: bool,
 }
 
@@ -317,6 +318,7 @@ impl Ground {
             wish: Wish::new(client.settings.on_skew, self.may_start),
             deadline,
             may_start: self.may_start,
+            grace: client.settings.grace,
             escape_scope: client.settings.scope_escape,
         })
     }

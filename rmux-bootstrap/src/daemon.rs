@@ -52,7 +52,6 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(2);
 #[must_use = "a daemon does nothing before one of its `run` methods is called"]
 pub struct Daemon {
     endpoint: Endpoint,
-    grace: Duration,
     idle_timeout: Duration,
     settings: Settings,
 }
@@ -62,12 +61,12 @@ impl Daemon {
     pub fn new(endpoint: impl Into<Endpoint>) -> Self {
         Self {
             endpoint: endpoint.into(),
-            grace: DEFAULT_GRACE,
             idle_timeout: Duration::MAX,
             settings: Settings {
                 deadline: DEFAULT_STARTUP_DEADLINE,
                 on_skew: SkewPolicy::default(),
                 version: String::new(),
+                grace: DEFAULT_GRACE,
                 scope_escape: false,
             },
         }
@@ -81,7 +80,7 @@ impl Daemon {
 
     /// How long a closing daemon lets open connections finish; 2 seconds by default.
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+        self.settings.grace = grace;
         self
     }
 
@@ -122,7 +121,7 @@ impl Daemon {
     where
         F: Fn(Role) -> R + Send + Sync + 'static,
     {
-        match adopt::born(&self.endpoint, &self.settings.version, self.grace) {
+        match adopt::born(&self.endpoint, &self.settings.version, self.settings.grace) {
             Born::Client => main(Role::Client(self.client())),
             Born::Both => {
                 let handle = in_background(built(Builder::new_current_thread()));
@@ -156,7 +155,7 @@ impl Daemon {
         F: Fn(Role) -> Fut + Send + Sync + 'static,
         Fut: Future,
     {
-        match adopt::born(&self.endpoint, &self.settings.version, self.grace) {
+        match adopt::born(&self.endpoint, &self.settings.version, self.settings.grace) {
             Born::Client => {
                 let runtime = built(Builder::new_current_thread());
                 reaper::around_main(|| runtime.block_on(main(Role::Client(self.client()))))
@@ -235,14 +234,19 @@ impl Daemon {
         Service::within(
             Briefing::new(&location, &self.endpoint, location.log.clone(), 0),
             Build::own(&self.settings.version),
-            self.grace,
+            self.settings.grace,
             self.idle_timeout,
             runtime,
         )
     }
 
     fn begin(&self, foundation: Foundation, runtime: &Runtime) -> Arc<Service> {
-        match Service::begin(foundation, self.grace, self.idle_timeout, runtime.handle()) {
+        match Service::begin(
+            foundation,
+            self.settings.grace,
+            self.idle_timeout,
+            runtime.handle(),
+        ) {
             Ok(service) => service,
             Err(error) => give_up(
                 EXIT_NO_RUNTIME,

@@ -1,11 +1,13 @@
 //! Starting the daemon's process without a fork of ours.
 //!
-//! The lock and the control listener are put into the child's standard input *before* the child exists. From the first
-//! instruction on it holds both, and there is no moment at which a kill of the starter could leave a child without them.
+//! Loading this very program once more takes longer than all that a starter does, so it is begun as early as can be: under
+//! the lock, when nobody else lives here. Until the hand-over that process has nothing and is nothing. It waits for one
+//! message, which carries the lock and the control listener: from its receipt on it is the daemon. A starter that goes
+//! before has started none, and the end of the channel has its process leave.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
@@ -19,7 +21,7 @@ use crate::location::{Location, Place, Rule};
 use crate::log::Log;
 use crate::seeded;
 use crate::sys::process::Watched;
-use crate::sys::{net, systemd};
+use crate::sys::{net, process, systemd, wait};
 
 /// The first argument of a daemon.
 pub(crate) const MARKER: &str = "__rmux-daemon";
@@ -45,6 +47,9 @@ pub(crate) const REMOVED_VARIABLES: [&str; 14] = [
 
 /// What is read of it at a time; mostly that is all. Room for more would have to be touched, page by page.
 const CHUNK: usize = 2048;
+
+/// What is said with the lock and the listener: descriptors do not travel without a byte.
+const GIVEN: &[u8] = b"given=1\n";
 
 /// The one key of the hint that may follow it.
 const PROCESSORS: &str = "processors";
@@ -126,39 +131,53 @@ impl Briefing {
         })
     }
 
-    /// In the child: takes the briefing, the lock and the listener out of the channel.
-    pub(crate) fn receive(channel: impl AsFd) -> io::Result<(Self, File, OwnedFd)> {
+    /// In the child: waits for the hand-over, the lock and the listener, and takes it with the briefing out of the channel.
+    /// `None`: the starter has gone, and there is nothing to be a daemon of.
+    pub(crate) fn receive(channel: impl AsFd) -> io::Result<Option<(Self, File, OwnedFd)>> {
         let mut chunk = [0; CHUNK];
-        let (length, fds) = net::receive_with_fds(&channel, &mut chunk)?;
-        let mut bytes = chunk[..length].to_vec();
-        // All of it has been there from the beginning, so there is no more where a chunk is not full.
-        while bytes.len().is_multiple_of(CHUNK) {
+        let mut bytes = Vec::new();
+        let fds = loop {
             match net::receive_with_fds(&channel, &mut chunk) {
-                Ok((0, _)) => break,
-                Ok((length, _)) => bytes.extend_from_slice(&chunk[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok((0, _)) => return Ok(None),
+                Ok((length, fds)) => {
+                    bytes.extend_from_slice(&chunk[..length]);
+                    if !fds.is_empty() {
+                        break fds;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait::readable(&[channel.as_fd()], None)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        }
+        };
         let broken = || io::Error::new(io::ErrorKind::InvalidData, "the hand-over is not whole");
         let briefing = Self::decode(&bytes).ok_or_else(broken)?;
         let [lock, control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| broken())?;
-        Ok((briefing, lock.into(), control))
+        Ok(Some((briefing, lock.into(), control)))
     }
 }
 
-/// In the starter: this very program once more, as the daemon.
+/// In the starter: this very program once more, which is to become the daemon.
 pub(crate) fn spawn(
     briefing: &Briefing,
-    lock: &File,
-    control: &OwnedFd,
     log: &Log,
     escape_scope: bool,
 ) -> Result<Watched, StartupError> {
     let failed = |source| StartupError::Launcher { source };
     let (ours, theirs) = net::pair().map_err(failed)?;
-    net::send_with_fds(&ours, &briefing.encode(), &[lock.as_fd(), control.as_fd()])
-        .map_err(failed)?;
+    // What the child is going to ask about us: one that does not trust us takes nothing from us.
+    let own = net::credentials(&ours).map_err(failed)?;
+    if !process::same_user(own.uid) {
+        return Err(StartupError::PeerCredentialMismatch {
+            expected_uid: process::euid(),
+            actual_uid: own.uid,
+            socket_path: briefing.socket.clone(),
+        });
+    }
+    // That it is there from the beginning tells the child that there is a starter.
+    (&ours).write_all(&briefing.encode()).map_err(failed)?;
     let mut command = if escape_scope && systemd::has_user_scopes() {
         // It becomes what it starts: the same process, its standard input included.
         let mut scope = Command::new("systemd-run");
@@ -187,6 +206,24 @@ pub(crate) fn spawn(
     command.stderr(output(&log.file).map_err(failed)?);
     let child = command.spawn().map_err(failed)?;
     Ok(Watched::new(child, Some(ours.into())))
+}
+
+/// In the starter: makes its child the daemon. One that has ended meanwhile is told by its end, not here.
+pub(crate) fn give(child: &Watched, lock: &File, control: &OwnedFd) -> Result<(), StartupError> {
+    let Some(channel) = child.channel() else {
+        return Ok(());
+    };
+    match net::send_with_fds(channel, GIVEN, &[lock.as_fd(), control.as_fd()]) {
+        Err(source) if !is_gone(&source) => Err(StartupError::Launcher { source }),
+        _ => Ok(()),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
 }
 
 /// In the starter, when there is nothing to do but wait: tells its child how many processors there are for it. Counting them
@@ -256,9 +293,14 @@ mod tests {
                 ..shortest.clone()
             };
             let fds = [file(), file()];
-            net::send_with_fds(&ours, &briefing.encode(), &[fds[0].as_fd(), fds[1].as_fd()])
-                .expect("it is sent");
-            let (received, ..) = Briefing::receive(&theirs).expect("it is whole");
+            (&ours).write_all(&briefing.encode()).expect("it is sent");
+            let received = std::thread::scope(|scope| {
+                let receiver = scope.spawn(|| Briefing::receive(&theirs));
+                net::send_with_fds(&ours, GIVEN, &[fds[0].as_fd(), fds[1].as_fd()])
+                    .expect("it is sent");
+                receiver.join().expect("it does not panic")
+            });
+            let (received, ..) = received.expect("it is whole").expect("it comes");
             assert_eq!(received, briefing);
             assert_eq!(counted_processors(&theirs), None);
             net::send(&ours, b"processors=4\n").expect("it is sent");
@@ -266,5 +308,14 @@ mod tests {
             drop(ours);
             assert_eq!(counted_processors(&theirs), None);
         }
+    }
+
+    #[test]
+    fn a_process_whose_starter_goes_before_the_hand_over_is_told_so() {
+        let (ours, theirs) = net::pair().expect("a channel");
+        (&ours).write_all(b"hand-over=1\n").expect("it is sent");
+        drop(ours);
+        let received = Briefing::receive(&theirs).expect("an end is no error");
+        assert!(received.is_none(), "{received:?}");
     }
 }

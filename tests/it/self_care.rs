@@ -99,14 +99,14 @@ fn a_socket_that_somebody_holds_is_left_alone_until_he_has_gone() {
 fn a_start_that_fails_without_its_lock_leaves_the_next_ones_sockets_alone() {
     let sandbox = sandbox();
     let first = sandbox.call(&["pid"]).init("gate").start();
-    eventually("the first one starts", || sandbox.daemons().len() == 1);
-    let lost = sandbox.daemons()[0];
+    eventually("the first one starts", || sandbox.starts().len() == 1);
+    let lost = sandbox.starts()[0];
     assert!(sandbox.signal(lost, rustix::process::Signal::STOP));
     eventually("it is stopped", || process::state(lost) == Some('T'));
     fs::remove_file(sandbox.lock()).expect("remove the lock");
     fs::remove_file(sandbox.control()).expect("remove the control socket");
     let second = sandbox.call(&["pid"]).init("gate").start();
-    eventually("the second one starts", || sandbox.daemons().len() == 2);
+    eventually("the second one starts", || sandbox.starts().len() == 2);
     let inode = |path: &Path| fs::symlink_metadata(path).expect("a socket").ino();
     let before = inode(&sandbox.control());
 

@@ -37,6 +37,7 @@ enum Mark {
     RecordedFailure,
     Listens,
     Spawned,
+    HandedOver,
     Ready,
     Gone,
 }
@@ -98,6 +99,7 @@ fn marks(log: &str) -> Vec<Mark> {
             "clone3" | "clone" | "vfork" if arguments.contains("CLONE_VFORK") => {
                 Some(Mark::Spawned)
             }
+            "sendmsg" if arguments.contains("SCM_RIGHTS") => Some(Mark::HandedOver),
             // The frames: a magic number, a version, the kind.
             "recvfrom" if arguments.contains("\"RMUX\\1\\2") => Some(Mark::Ready),
             "recvfrom" if result == "0" || result.contains("ECONNRESET") => Some(Mark::Gone),
@@ -167,6 +169,7 @@ fn readings(join: &Join, marks: &[Mark]) -> Vec<(usize, Event)> {
             _ => Vec::new(),
         },
         Op::Spawn => shows(Mark::Spawned, Event::Done).into_iter().collect(),
+        Op::HandOver => shows(Mark::HandedOver, Event::Done).into_iter().collect(),
         Op::RecordFailure => {
             let written = marks.first() == Some(&Mark::RecordedFailure);
             written.then_some((1, Event::Done)).into_iter().collect()
@@ -215,8 +218,7 @@ fn endings(marks: &[Mark]) -> HashSet<Option<Verdict>> {
     endings
 }
 
-const CALLS: &str =
-    "trace=socket,connect,flock,openat,unlink,unlinkat,pwrite64,listen,clone,clone3,vfork,recvfrom";
+const CALLS: &str = "trace=socket,connect,flock,openat,unlink,unlinkat,pwrite64,listen,sendmsg,clone,clone3,vfork,recvfrom";
 
 /// A call under strace, which lets go of the daemon when it becomes one.
 fn traced(sandbox: &Sandbox, log: &Path, more: &[&str]) -> Invocation {
@@ -337,6 +339,7 @@ fn a_starter_that_is_killed_was_on_a_path_and_so_is_the_next_call() {
         "listen:1",
         "connect:1",
         "clone3:1",
+        "sendmsg:1",
         "recvfrom:1",
     ];
     for point in points {
@@ -356,8 +359,16 @@ fn a_starter_that_is_killed_was_on_a_path_and_so_is_the_next_call() {
 
 #[test]
 fn what_is_no_path_is_not_taken_for_one() {
-    use Mark::{Connected, Listens, Locked, Ready, RecordedStart, Spawned};
-    let start = [Locked, RecordedStart, Listens, Connected, Spawned, Ready];
+    use Mark::{Connected, HandedOver, Listens, Locked, Ready, RecordedStart, Spawned};
+    let start = [
+        Locked,
+        Spawned,
+        RecordedStart,
+        Listens,
+        Connected,
+        HandedOver,
+        Ready,
+    ];
     assert!(endings(&start).contains(&Some(Verdict::Started)));
     // Without one of its steps it is another call, or none.
     for left_out in 0..start.len() {

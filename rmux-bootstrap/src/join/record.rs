@@ -72,9 +72,9 @@ pub(crate) struct Record {
     /// Counts the starts at this lock file.
     pub(crate) generation: u64,
     pub(crate) phase: Phase,
-    /// The daemon; before it has taken over, its starter. 0 where a start failed before there was a process.
+    /// The daemon, or what is going to be one. 0 where a start failed before there was a process.
     pub(crate) pid: u32,
-    /// The process is the one that starts the daemon, which has not taken over yet.
+    /// The process is a caller that is about to launch a foreign daemon.
     pub(crate) is_starter: bool,
     /// Only in the record of a foreign daemon, which cannot hold the lock: so the pid has to tell whether it may still
     /// come to answer.
@@ -123,13 +123,17 @@ impl Record {
         }
     }
 
-    /// The record of the next start, which this process makes.
+    /// The generation of the next start.
+    pub(crate) fn next_generation(&self) -> u64 {
+        self.generation.saturating_add(1)
+    }
+
+    /// The record of the next start, of this very process where nothing else is said.
     pub(crate) fn next(&self, build: &Build, log: PathBuf) -> Self {
         Self {
-            generation: self.generation.saturating_add(1),
+            generation: self.next_generation(),
             phase: Phase::Starting,
             pid: std::process::id(),
-            is_starter: true,
             boot: process::boot_id(),
             build: build.clone(),
             started_unix_ms: unix_ms(),

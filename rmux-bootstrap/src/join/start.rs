@@ -16,6 +16,7 @@ use crate::location::{self, Location};
 use crate::lock;
 use crate::log::Log;
 use crate::seeded;
+use crate::service::milliseconds;
 use crate::skew::Build;
 use crate::sys::net::{self, Reached};
 use crate::sys::process::{self, Watched};
@@ -61,15 +62,18 @@ impl Start {
         self.directory = directory;
     }
 
-    /// Writes that a start is under way. What has to be written later fits into the room that this takes on the disk.
+    /// Writes that a start is under way, of the child that has been spawned. What has to be written later fits into the
+    /// room that this takes on the disk.
     pub(crate) fn record(
         &mut self,
         location: &Location,
         build: &Build,
+        grace: Duration,
     ) -> Result<(), StartupError> {
-        let log = Log::open(location)?;
-        self.record = self.record.next(build, log.path.clone());
-        self.log = Some(log);
+        let log = self.log.as_ref().map(|log| log.path.clone());
+        self.record = self.record.next(build, log.unwrap_or_default());
+        self.record.pid = self.child_pid().unwrap_or(self.record.pid);
+        self.record.grace_ms = milliseconds(grace);
         self.write(location)
     }
 
@@ -87,6 +91,7 @@ impl Start {
             )
         })?;
         self.record = Record {
+            is_starter: true,
             foreign: Some(launching),
             ..self.record.next(&Build::default(), PathBuf::default())
         };
@@ -198,22 +203,31 @@ impl Start {
         Ok(())
     }
 
+    /// Has this program loaded once more, while the rest is made ready. Where the start goes no further, that process ends
+    /// by itself, with our end of its channel.
     pub(crate) fn spawn(
         &mut self,
         location: &Location,
         endpoint: &Endpoint,
         escape_scope: bool,
     ) -> Result<(), StartupError> {
-        if let (Some(listener), Some(log)) = (&self.listener, &self.log) {
-            let briefing =
-                Briefing::new(location, endpoint, log.path.clone(), self.record.generation);
-            let child = hand_over::spawn(&briefing, &self.lock, listener, log, escape_scope)?;
-            self.child = Some(child);
-            // In another scope there may be more processors, and a daemon without a runtime does not ask for their number.
-            self.can_help = self.on_runtime && !escape_scope;
-            self.expect_child();
-        }
+        let log = Log::open(location)?;
+        let generation = self.record.next_generation();
+        let briefing = Briefing::new(location, endpoint, log.path.clone(), generation);
+        self.child = Some(hand_over::spawn(&briefing, &log, escape_scope)?);
+        self.log = Some(log);
+        // In another scope there may be more processors, and a daemon without a runtime does not ask for their number.
+        self.can_help = self.on_runtime && !escape_scope;
+        self.expect_child();
         Ok(())
+    }
+
+    /// From here on there is a daemon: what this call holds, it holds as well.
+    pub(crate) fn hand_over(&self) -> Result<(), StartupError> {
+        match (&self.child, &self.listener) {
+            (Some(child), Some(listener)) => hand_over::give(child, &self.lock, listener),
+            _ => Ok(()),
+        }
     }
 
     /// While the child loads, the starter does for it what it can.

@@ -29,12 +29,14 @@ pub(crate) enum Op {
     TryLock,
     /// Holding the lock: remove what a dead daemon left.
     ClearStale,
+    /// Holding the lock: start the process that is to become the daemon. Until the hand-over it has nothing.
+    Spawn,
     /// Holding the lock: write that a start is under way, with a new generation.
     RecordStart,
     /// Holding the lock: bind the control socket and listen, so that everybody can wait there.
     Listen,
-    /// Start the daemon's process, with the lock and the listener.
-    Spawn,
+    /// Give the process the lock and the listener, which makes it the daemon.
+    HandOver,
     /// The child is dead and had never been ready: write that down.
     RecordFailure,
     /// Somebody holds the lock and nobody listens: one of the three short gaps. Pause, longer with each try.
@@ -52,8 +54,9 @@ impl Op {
             Self::AwaitReady | Self::AwaitChild => "wait",
             Self::AskToLeave | Self::AwaitEnd => "replace",
             Self::ReadRecord | Self::TryLock | Self::Pause => "lock",
-            Self::ClearStale | Self::RecordStart | Self::Listen => "prepare",
+            Self::ClearStale => "prepare",
             Self::Spawn => "spawn",
+            Self::RecordStart | Self::Listen | Self::HandOver => "handover",
             Self::RecordFailure | Self::Finish(_) => "finish",
         }
     }
@@ -123,7 +126,7 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Hold {
     Nothing,
-    /// The lock; nothing has been spawned.
+    /// The lock; a process that has been spawned has nothing yet.
     Lock,
     /// The lock, and a child that holds it too.
     Child,
@@ -170,10 +173,11 @@ impl Join {
             Op::AskToLeave => Op::AwaitEnd,
             Op::Pause | Op::AwaitEnd => Op::Connect,
             Op::ClearStale | Op::Listen if event == Event::Occupied => self.let_go(Op::Pause),
-            Op::ClearStale => Op::RecordStart,
+            Op::ClearStale => Op::Spawn,
+            Op::Spawn => Op::RecordStart,
             Op::RecordStart => Op::Listen,
-            Op::Listen => Op::Spawn,
-            Op::Spawn => {
+            Op::Listen => Op::HandOver,
+            Op::HandOver => {
                 self.hold = Hold::Child;
                 Op::AwaitReady
             }
@@ -272,13 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn a_start_listens_before_it_spawns() {
+    fn a_start_listens_before_there_is_a_daemon() {
         let ops = run(
             true,
             &[
                 Event::Nobody,
                 Event::Locked(Phase::Unknown),
                 Event::Nobody,
+                Event::Done,
                 Event::Done,
                 Event::Done,
                 Event::Done,
@@ -293,9 +298,10 @@ mod tests {
                 Op::TryLock,
                 Op::Connect,
                 Op::ClearStale,
+                Op::Spawn,
                 Op::RecordStart,
                 Op::Listen,
-                Op::Spawn,
+                Op::HandOver,
                 Op::AwaitReady,
                 Op::Finish(Verdict::Started)
             ]
@@ -360,6 +366,7 @@ mod tests {
             Event::Done,
             Event::Done,
             Event::Done,
+            Event::Done,
             Event::Gone,
             Event::Record(Phase::Starting),
         ] {
@@ -382,6 +389,7 @@ mod tests {
             Event::Nobody,
             Event::Locked(Phase::Exited),
             Event::Nobody,
+            Event::Done,
             Event::Done,
             Event::Done,
             Event::Occupied,

@@ -160,12 +160,11 @@ impl Service {
             briefing,
             lock,
             control,
-            mut record,
+            record,
             processors: _,
             passed,
             held,
         } = foundation;
-        record.grace_ms = milliseconds(grace);
         let service = Self::new(
             briefing,
             Some(lock),

@@ -238,13 +238,16 @@ pub(crate) fn listen_again(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::listen(socket, BACKLOG)?)
 }
 
-/// Sends without waiting and without `SIGPIPE`.
+/// A peer that has gone is an error, and no signal.
+#[cfg(not(target_vendor = "apple"))]
+const WITHOUT_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+/// There the flag is an option of the socket, and the standard library has the whole program ignore the signal.
+#[cfg(target_vendor = "apple")]
+const WITHOUT_SIGNAL: SendFlags = SendFlags::empty();
+
+/// Sends without waiting.
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    #[cfg(not(target_vendor = "apple"))]
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    // There the flag is an option of the socket, and the standard library has the whole program ignore the signal.
-    #[cfg(target_vendor = "apple")]
-    let flags = SendFlags::DONTWAIT;
+    let flags = SendFlags::DONTWAIT | WITHOUT_SIGNAL;
     Ok(rustix::net::send(socket, bytes, flags)?)
 }
 
@@ -384,7 +387,7 @@ pub(crate) fn send_with_fds(
         socket,
         &[IoSlice::new(bytes)],
         &mut ancillary,
-        SendFlags::empty(),
+        WITHOUT_SIGNAL,
     )?;
     if sent == bytes.len() {
         Ok(())

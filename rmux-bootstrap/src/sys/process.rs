@@ -361,6 +361,11 @@ impl Watched {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
+    /// Nothing more will come through the channel: a child that waits there for its hand-over ends.
+    pub(super) fn close_channel(&mut self) {
+        self.channel = None;
+    }
+
     /// The child itself, and its pidfd where there is one.
     pub(super) fn into_parts(self) -> (Child, Option<OwnedFd>) {
         (self.child, self.pidfd)

@@ -52,7 +52,8 @@ impl Reaper {
     }
 
     /// Reaps our own child whenever it ends, however long that takes.
-    pub(crate) fn reap(self, child: Watched) {
+    pub(crate) fn reap(self, mut child: Watched) {
+        child.close_channel();
         self.see_to(Corpse::Child(child));
     }
 

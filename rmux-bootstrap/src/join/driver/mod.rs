@@ -73,6 +73,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) wish: Wish,
     pub(crate) deadline: Deadline,
     pub(crate) may_start: bool,
+    /// The daemon's own.
+    pub(crate) grace: Duration,
     /// The daemon is to have a scope of its own.
     pub(crate) escape_scope: bool,
 }
@@ -218,16 +220,21 @@ impl<'a> Driver<'a> {
             }
             Op::TryLock => self.try_lock()?,
             Op::ClearStale => self.clear_stale()?,
-            Op::RecordStart => {
-                let (location, build) = (self.plan.location, self.plan.build);
-                self.held()?.record(location, build)?;
-                Event::Done
-            }
-            Op::Listen => self.listen()?,
             Op::Spawn => {
                 let (location, endpoint) = (self.plan.location, self.plan.endpoint);
                 let escape_scope = self.plan.escape_scope;
                 self.held()?.spawn(location, endpoint, escape_scope)?;
+                Event::Done
+            }
+            Op::RecordStart => {
+                let (location, build) = (self.plan.location, self.plan.build);
+                let grace = self.plan.grace;
+                self.held()?.record(location, build, grace)?;
+                Event::Done
+            }
+            Op::Listen => self.listen()?,
+            Op::HandOver => {
+                self.held()?.hand_over()?;
                 Event::Done
             }
             Op::RecordFailure => self.record_failure(),
