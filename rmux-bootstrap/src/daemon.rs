@@ -15,9 +15,10 @@ use crate::hand_over::Briefing;
 use crate::in_process;
 use crate::listener::Listener;
 use crate::role::{Role, SkewPolicy};
+use crate::runtime::{built, multi_thread};
 use crate::service::{Foundation, Service};
 use crate::skew::Build;
-use crate::sys::{descriptors, net, reaper};
+use crate::sys::reaper;
 
 /// The budget of one call where none is set.
 pub const DEFAULT_STARTUP_DEADLINE: Duration = Duration::from_secs(20);
@@ -275,42 +276,6 @@ fn started<T>(thread: std::io::Result<T>) -> T {
             format_args!("cannot start a thread: {error}"),
         ),
     }
-}
-
-/// More descriptors than a runtime takes while it is built: what polls, what wakes, and what tells of signals.
-const RUNTIME_DESCRIPTORS: usize = 6;
-
-/// The variable that says how many threads a runtime has; tokio reads it where it counts by itself.
-const WORKERS_VARIABLE: &str = "TOKIO_WORKER_THREADS";
-
-/// As tokio would build it, with a thread for each processor, but without counting those again.
-fn multi_thread(processors: Option<usize>) -> Builder {
-    let mut builder = Builder::new_multi_thread();
-    if let Some(processors) = processors.filter(|_| std::env::var_os(WORKERS_VARIABLE).is_none()) {
-        builder.worker_threads(processors.max(1));
-    }
-    builder
-}
-
-/// A runtime with all drivers. In a program that uses tokio's signals, it panics where there are no sockets for them; so that
-/// there is room is made sure of first: this early in a process nobody else takes it.
-fn built(mut builder: Builder) -> Runtime {
-    match has_room().and_then(|()| builder.enable_all().build()) {
-        Ok(runtime) => runtime,
-        Err(error) => give_up(
-            EXIT_NO_RUNTIME,
-            format_args!("cannot build the runtime: {error}"),
-        ),
-    }
-}
-
-fn has_room() -> std::io::Result<()> {
-    let (one, _other) = net::pair()?;
-    if descriptors::are_free(RUNTIME_DESCRIPTORS - 2) {
-        return Ok(());
-    }
-    let more: std::io::Result<Vec<_>> = (2..RUNTIME_DESCRIPTORS).map(|_| one.try_clone()).collect();
-    more.map(drop)
 }
 
 /// A runtime whose end waits for nothing, also when `main` panics: what still runs has had its grace, and a stuck blocking

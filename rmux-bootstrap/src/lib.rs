@@ -46,6 +46,7 @@ mod plug;
 mod properties;
 mod question;
 mod role;
+mod runtime;
 mod seeded;
 mod service;
 mod skew;
