@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::in_process;
-use crate::join::driver::{Driver, Joined, Line, Plan, into_blocking};
+use crate::join::driver::{Driver, Joined, Plan};
 use crate::join::record::Record;
 use crate::location::Location;
 use crate::manage::{self, Status, Stopped};
@@ -204,40 +205,40 @@ impl Client {
         self.settings.on_skew
     }
 
-    async fn join(&self, may_start: bool) -> Result<Option<Connection>, StartupError> {
-        let deadline = Deadline::after(self.settings.deadline);
-        let joined = if let Some(call) = self.call_within(deadline)? {
-            call.run().await?
-        } else {
-            let ground = self.ground(may_start)?;
-            let Some(joined) = ground.driver(self, deadline)?.run().await? else {
-                return Ok(None);
+    fn join(&self, may_start: bool) -> Joining<'_> {
+        Box::pin(async move {
+            let deadline = Deadline::after(self.settings.deadline);
+            let joined = if let Some(call) = self.call_within(deadline)? {
+                call.run().await?
+            } else {
+                let ground = self.ground(may_start)?;
+                let Some(joined) = ground.driver(self, deadline)?.run().await? else {
+                    return Ok(None);
+                };
+                joined
             };
-            joined
-        };
-        let stream = match joined.line {
-            Line::Tokio(stream) => stream,
-            Line::Std(stream) => tokio::net::UnixStream::from_std(stream).map_err(|source| {
+            let stream = tokio::net::UnixStream::from_std(joined.line).map_err(|source| {
                 let socket = self.endpoint.socket_path().unwrap_or_default();
                 StartupError::filesystem("register the connection to", &socket, source)
-            })?,
-        };
-        let peer = Peer {
-            uid: process::euid(),
-            gid: joined.gid,
-            pid: Some(joined.daemon.pid),
-        };
-        Ok(Some(Connection::new(stream, peer, joined.started, None)))
+            })?;
+            let peer = Peer {
+                uid: process::euid(),
+                gid: joined.gid,
+                pid: Some(joined.daemon.pid),
+            };
+            Ok(Some(Connection::new(stream, peer, joined.started, None)))
+        })
     }
 
     fn join_blocking(&self, may_start: bool) -> Result<Option<UnixStream>, StartupError> {
         let Some(joined) = self.joined_blocking(may_start)? else {
             return Ok(None);
         };
-        into_blocking(joined.line).map(Some).map_err(|source| {
+        joined.line.set_nonblocking(false).map_err(|source| {
             let socket = self.endpoint.socket_path().unwrap_or_default();
             StartupError::filesystem("set up the connection to", &socket, source)
-        })
+        })?;
+        Ok(Some(joined.line))
     }
 
     fn joined_blocking(&self, may_start: bool) -> Result<Option<Joined>, StartupError> {
@@ -297,6 +298,10 @@ impl Client {
         }
     }
 }
+
+/// A call under way, as one type: as a part of its caller's future it would be compiled once more in each crate that calls.
+type Joining<'a> =
+    Pin<Box<dyn Future<Output = Result<Option<Connection>, StartupError>> + Send + 'a>>;
 
 /// What a call stands on.
 struct Ground {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::deadline::Deadline;
 use crate::error::StartupError;
-use crate::join::driver::{Joined, Line};
+use crate::join::driver::Joined;
 use crate::join::frame::{Assembler, Frame};
 use crate::service::Service;
 use crate::sys::net::{self, Credentials};
@@ -61,7 +61,7 @@ impl Call {
                 return Ok(self.conclude(ready));
             }
             let fds = [Some(self.stream.as_fd()), None];
-            readiness::any(None, fds, self.deadline.remaining())
+            readiness::any(fds, self.deadline.remaining())
                 .await
                 .map_err(|source| self.failed(source))?;
         }
@@ -98,7 +98,7 @@ impl Call {
 
     fn conclude(self, daemon: crate::join::frame::Identity) -> Joined {
         Joined {
-            line: Line::Std(self.stream),
+            line: self.stream,
             started: false,
             daemon,
             gid: process::egid(),

@@ -49,7 +49,7 @@ pub(super) async fn watch_over(service: Arc<Service>) {
             watch.as_ref().map(Watch::signal_fd),
             set.map(Timer::signal_fd),
         ];
-        let mut told = pin!(readiness::any(None, fds, set.is_none().then_some(pause)));
+        let mut told = pin!(readiness::any(fds, set.is_none().then_some(pause)));
         let mut changed = pin!(stage.changed());
         let woken = std::future::poll_fn(|cx| match changed.as_mut().poll(cx) {
             // An error would mean that the sender, which is ours, is gone.

@@ -23,9 +23,8 @@ pub(crate) fn stream(stream: Arc<UnixStream>) -> io::Result<AsyncFd<Arc<UnixStre
     unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE) }.map_err(Into::into)
 }
 
-/// Waits until the stream or one of `fds` is readable or has ended, or `patience` is over; `None` waits for ever.
+/// Waits until one of `fds` is readable or has ended, or `patience` is over; `None` waits for ever.
 pub(crate) async fn any(
-    stream: Option<&tokio::net::UnixStream>,
     fds: [Option<BorrowedFd<'_>>; 2],
     patience: Option<Duration>,
 ) -> io::Result<()> {
@@ -40,11 +39,6 @@ pub(crate) async fn any(
             .map(tokio::time::sleep_until)
     }));
     std::future::poll_fn(|cx| {
-        if let Some(stream) = stream
-            && let Poll::Ready(result) = stream.poll_read_ready(cx)
-        {
-            return Poll::Ready(result);
-        }
         for fd in [&first, &second].into_iter().flatten() {
             if let Poll::Ready(guard) = fd.poll_read_ready(cx) {
                 return Poll::Ready(guard.map(drop));

@@ -104,10 +104,7 @@ impl Corpse {
             Self::Forgotten(pidfd) => Some(pidfd.as_fd()),
         };
         let Some(pidfd) = pidfd else { return false };
-        if readiness::any(None, [Some(pidfd), None], None)
-            .await
-            .is_err()
-        {
+        if readiness::any([Some(pidfd), None], None).await.is_err() {
             return false;
         }
         match self {

@@ -36,7 +36,7 @@ impl Call<'_> {
         };
         let timer = self.timer.as_ref().map(Timer::signal_fd);
         let fds = [awaited, timer.filter(|_| pause.is_some())];
-        readiness::any(None, fds, patience).await.map_err(failed)?;
+        readiness::any(fds, patience).await.map_err(failed)?;
         self.has_waited = true;
         Ok(())
     }

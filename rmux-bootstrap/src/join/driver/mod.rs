@@ -6,7 +6,7 @@ mod starting;
 mod waiting;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -35,33 +35,11 @@ const PAUSE_LAST: Duration = Duration::from_millis(5);
 /// A connection that the daemon serves.
 #[derive(Debug)]
 pub(crate) struct Joined {
-    pub(crate) line: Line,
+    /// Non-blocking, and nobody's runtime watches it.
+    pub(crate) line: UnixStream,
     pub(crate) started: bool,
     pub(crate) daemon: Identity,
     pub(crate) gid: u32,
-}
-
-/// The connection to the control socket, before and after it belongs to a runtime.
-#[derive(Debug)]
-pub(crate) enum Line {
-    Std(UnixStream),
-    Tokio(tokio::net::UnixStream),
-}
-
-impl Line {
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Std(stream) => (&mut &*stream as &mut dyn io::Read).read(buffer),
-            Self::Tokio(stream) => stream.try_read(buffer),
-        }
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Std(stream) => stream.as_fd(),
-            Self::Tokio(stream) => stream.as_fd(),
-        }
-    }
 }
 
 /// What a call is for.
@@ -86,7 +64,7 @@ pub(crate) struct Driver<'a> {
     /// Driven by a runtime.
     on_runtime: bool,
     join: Join,
-    line: Option<(Line, u32)>,
+    line: Option<(UnixStream, u32)>,
     assembler: Assembler,
     room: Option<Room>,
     start: Option<Start>,
@@ -268,7 +246,7 @@ impl<'a> Driver<'a> {
             wish: self.plan.wish,
         };
         door::ask(self.plan.location, &stream, &Frame::Join(applicant))?;
-        self.line = Some((Line::Std(stream), peer.gid));
+        self.line = Some((stream, peer.gid));
         self.fresh = true;
         self.cleaned_since = None;
         Ok(Event::Connected)
@@ -306,7 +284,7 @@ impl<'a> Driver<'a> {
             return Ok(Turn::Came(Event::Gone));
         };
         loop {
-            match self.assembler.read(|buffer| line.receive(buffer)) {
+            match self.assembler.read(|buffer| receive(line, buffer)) {
                 Ok(Some(Frame::Ready(daemon))) => {
                     self.trace
                         .daemon_said(daemon.adopted_us, daemon.accepting_us);
@@ -364,7 +342,7 @@ impl<'a> Driver<'a> {
             })
             .encode();
             // If it has gone by itself, that shows in the wait for its end.
-            let _ = net::send(line.fd(), &frame);
+            let _ = net::send(line, &frame);
         }
         self.fresh = true;
         Event::Done
@@ -378,7 +356,7 @@ impl<'a> Driver<'a> {
             return Turn::Came(Event::Gone);
         };
         loop {
-            match self.assembler.read(|buffer| line.receive(buffer)) {
+            match self.assembler.read(|buffer| receive(line, buffer)) {
                 Ok(Some(_)) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Wait,
                 Ok(None) | Err(_) => return Turn::Came(Event::Gone),
@@ -408,12 +386,6 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// A stream for a caller without a runtime.
-pub(crate) fn into_blocking(line: Line) -> io::Result<UnixStream> {
-    let stream = match line {
-        Line::Std(stream) => stream,
-        Line::Tokio(stream) => stream.into_std()?,
-    };
-    stream.set_nonblocking(false)?;
-    Ok(stream)
+fn receive(mut line: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
+    io::Read::read(&mut line, buffer)
 }

@@ -126,7 +126,7 @@ impl Driver<'_> {
         let listener = self
             .line
             .as_ref()
-            .and_then(|(line, _)| net::credentials(line.fd()).ok()?.pid);
+            .and_then(|(line, _)| net::credentials(line).ok()?.pid);
         listener.is_none_or(|pid| pid == std::process::id())
     }
 

@@ -1,10 +1,10 @@
 //! Waiting for what the due operation waits for: on a thread, or on a runtime.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{Driver, Line, PAUSE_FIRST, PAUSE_LAST, Turn};
+use super::{Driver, PAUSE_FIRST, PAUSE_LAST, Turn};
 use crate::join::room::Room;
 use crate::join::start::Start;
 use crate::join::step::{Event, Op};
@@ -41,8 +41,8 @@ impl Driver<'_> {
     pub(super) fn awaited_fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
         let child = self.start.as_ref().and_then(Start::child_fd);
         match self.join.op() {
-            Op::AwaitReady => [self.line.as_ref().map(|(line, _)| line.fd()), child],
-            Op::AwaitEnd => [self.line.as_ref().map(|(line, _)| line.fd()), None],
+            Op::AwaitReady => [self.line.as_ref().map(|(line, _)| line.as_fd()), child],
+            Op::AwaitEnd => [self.line.as_ref().map(|(line, _)| line.as_fd()), None],
             Op::AwaitChild => [child, None],
             Op::AwaitRoom => [self.room.as_ref().map(Room::signal_fd), None],
             _ => [None, None],
@@ -55,23 +55,8 @@ impl Driver<'_> {
                 "no tokio runtime here: use the `_blocking` method",
             ));
         }
-        if matches!(self.join.op(), Op::AwaitReady | Op::AwaitEnd) {
-            self.line = match self.line.take() {
-                Some((Line::Std(stream), gid)) => {
-                    Some((Line::Tokio(tokio::net::UnixStream::from_std(stream)?), gid))
-                }
-                line => line,
-            };
-        }
-
-        let mut fds = self.awaited_fds();
-        let line = match (&self.line, self.join.op()) {
-            (Some((Line::Tokio(stream), _)), Op::AwaitReady | Op::AwaitEnd) => {
-                fds[0] = None;
-                Some(stream)
-            }
-            _ => None,
-        };
-        readiness::any(line, fds, self.patience()).await
+        // Watched for as long as this wait, and only for what is waited for: a stream of the runtime's own would also tell
+        // that the daemon has read our request, and wake this process for it, on a processor that the daemon may need.
+        readiness::any(self.awaited_fds(), self.patience()).await
     }
 }
