@@ -127,7 +127,8 @@ fn adopt(version: &str, grace: Duration) -> io::Result<Option<(Foundation, Endpo
         return Ok(None);
     };
     let channel = descriptors::take_stdin()?;
-    process::detach(&briefing.endpoint().label())?;
+    let endpoint = briefing.endpoint();
+    process::detach(&endpoint.label())?;
     // The same open file description: asking again says whether it is really held.
     let held = fs::facts_of(&lock)?;
     if !fs::try_lock(&lock)? || !lock::still_named(&briefing.lock, &held)? {
@@ -150,7 +151,6 @@ fn adopt(version: &str, grace: Duration) -> io::Result<Option<(Foundation, Endpo
     let processors = hand_over::counted_processors(&channel);
     // Its end tells a starter without a pidfd that we have died.
     keep.push(channel);
-    let endpoint = briefing.endpoint();
     let foundation = Foundation {
         briefing,
         lock,
@@ -315,7 +315,7 @@ fn claim(
     record.write(&lock).map_err(|source| {
         StartupError::filesystem("write the start-up record", &location.lock, source)
     })?;
-    let listener = net::listen(control).map_err(failed("listen at"))?;
+    let (listener, _) = net::listen(control).map_err(failed("listen at"))?;
     Ok(Some(Foundation {
         briefing: Briefing::new(&location, endpoint, location.log.clone(), generation),
         lock,

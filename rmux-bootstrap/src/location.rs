@@ -193,8 +193,10 @@ fn visit_directory(
 ) -> Result<bool, StartupError> {
     let mut found = look(path)?;
     if found.is_none() && create {
-        create_all(path)?;
-        found = look(path)?;
+        found = match create_all(path)? {
+            None => look(path)?,
+            made => made,
+        };
     }
     let Some(facts) = found else {
         return Ok(false);
@@ -216,14 +218,19 @@ fn visit_directory(
     Ok(true)
 }
 
-fn create_all(path: &Path) -> Result<(), StartupError> {
-    if let Some(parent) = path.parent()
-        && look(parent)?.is_none()
+/// Makes a directory, and those above it that are missing. What it has made; `None` where somebody else was faster.
+fn create_all(path: &Path) -> Result<Option<Facts>, StartupError> {
+    let mut made = fs::make_private_dir(path);
+    // Mostly the one above it is there.
+    if made
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        && let Some(parent) = path.parent()
     {
         create_all(parent)?;
+        made = fs::make_private_dir(path);
     }
-    fs::make_private_dir(path)
-        .map_err(|source| StartupError::filesystem("create the directory", path, source))
+    made.map_err(|source| StartupError::filesystem("create the directory", path, source))
 }
 
 /// Everything above `path` that exists: root's or ours, and nobody else may rename what is in it.

@@ -40,10 +40,11 @@ pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError
                 };
                 check(path, &facts)?;
                 fs::open_to_write(path, false)
+                    .and_then(|file| fs::facts_of(&file).map(|held| (file, held)))
             }
         };
-        let file = match opened {
-            Ok(file) => file,
+        let (file, held) = match opened {
+            Ok(opened) => opened,
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
                 return Err(StartupError::SymlinkRejected {
                     path: path.to_owned(),
@@ -52,7 +53,6 @@ pub(crate) fn attempt(path: &Path, create: bool) -> Result<Attempt, StartupError
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Attempt::Missing),
             Err(error) => return Err(failed(error)),
         };
-        let held = fs::facts_of(&file).map_err(failed)?;
         check(path, &held)?;
         if !fs::try_lock(&file).map_err(failed)? {
             return Ok(Attempt::Busy(file));

@@ -54,8 +54,8 @@ impl Log {
     fn open_at(path: &Path) -> Result<Self, StartupError> {
         let failed = |operation| move |source| StartupError::filesystem(operation, path, source);
         let open = failed("open the log");
-        let mut file = fs::create_private(path, true).map_err(open)?;
-        if file.is_none()
+        let mut made = fs::create_private(path, true).map_err(open)?;
+        if made.is_none()
             && let Some(facts) = fs::look(path).map_err(failed("look at the log"))?
         {
             location::check_file(path, &facts, "use as a log")?;
@@ -64,18 +64,20 @@ impl Log {
                 old.push(".1");
                 // Where both are one file, there is nothing to be moved, and it goes on growing.
                 std::fs::rename(path, old).map_err(failed("rotate the log"))?;
-                file = fs::create_private(path, true).map_err(open)?;
+                made = fs::create_private(path, true).map_err(open)?;
             }
         }
-        let file = match file {
-            Some(made) => made,
-            None => fs::open_to_write(path, true).map_err(open)?,
+        let (file, facts) = if let Some(made) = made {
+            made
+        } else {
+            let file = fs::open_to_write(path, true).map_err(open)?;
+            let facts = fs::facts_of(&file).map_err(failed("look at the log"))?;
+            (file, facts)
         };
-        let begins = fs::facts_of(&file).map_err(failed("look at the log"))?.size;
         Ok(Self {
             path: path.to_owned(),
             file,
-            begins,
+            begins: facts.size,
         })
     }
 
@@ -145,7 +147,7 @@ fn make_parents(directory: &Path) -> std::io::Result<()> {
     if let Some(parent) = directory.parent() {
         make_parents(parent)?;
     }
-    fs::make_private_dir(directory)
+    fs::make_private_dir(directory).map(drop)
 }
 
 #[cfg(test)]

@@ -199,7 +199,7 @@ impl Start {
 
     pub(crate) fn listen(&mut self, control: &Path) -> Result<(), StartupError> {
         let failed = |source| StartupError::filesystem("listen at", control, source);
-        self.listener = Some(net::listen(control).map_err(failed)?);
+        self.listener = Some(net::listen(control).map_err(failed)?.0);
         Ok(())
     }
 

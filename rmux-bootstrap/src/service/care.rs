@@ -139,8 +139,8 @@ impl Service {
 
     /// Binds and listens at a name that is free, unless the lock has been lost meanwhile: then it is a successor's name.
     fn bind_again(&self, path: &Path) -> std::io::Result<(AsyncFd<UnixListener>, Option<Inode>)> {
-        let listener = UnixListener::from(net::listen(path)?);
-        let inode = inode_of(path);
+        let (listener, inode) = net::listen(path)?;
+        let listener = UnixListener::from(listener);
         if self.has_lost_its_lock() {
             remove_if(path, inode);
             return Err(std::io::ErrorKind::NotFound.into());

@@ -18,13 +18,8 @@ const CLOSING_SIGNALS: [(u8, &str); 2] = [
 ];
 
 impl Service {
-    /// From here on a signal closes, it does not kill. Set up before the first caller can know of us, and once.
-    pub(super) fn close_on_signals(self: &Arc<Self>) -> io::Result<()> {
-        if self.state().handles_signals {
-            return Ok(());
-        }
-        let signals = Signals::new(&CLOSING_SIGNALS.map(|(signal, _)| signal))?;
-        self.state().handles_signals = true;
+    /// Waits for the signals that close, which until [`close_on_signals`](Self::close_on_signals) are not caught.
+    pub(super) fn wait_for_signals(self: &Arc<Self>, signals: Arc<Signals>) {
         let service = self.clone();
         task::spawn(&self.runtime, async move {
             let came = signals.next().await;
@@ -35,6 +30,16 @@ impl Service {
                 service.close(name);
             }
         });
+    }
+
+    /// From here on a signal closes, it does not kill. Before the first caller can know of us.
+    pub(super) fn close_on_signals(&self) -> io::Result<()> {
+        let mut state = self.state();
+        if let Some(signals) = &state.signals {
+            signals.catch(&CLOSING_SIGNALS.map(|(signal, _)| signal))?;
+        }
+        // Once, however often it takes to become ready.
+        state.signals = None;
         Ok(())
     }
 

@@ -33,6 +33,7 @@ use crate::seeded;
 use crate::skew::Build;
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
+use crate::sys::signals::Signals;
 use crate::sys::{process, readiness, systemd, task};
 
 pub(crate) use self::load::Counted;
@@ -85,7 +86,8 @@ struct State {
     control: Option<Arc<AsyncFd<UnixListener>>>,
     accepting_us: u64,
     ready_frame: Option<Arc<[u8]>>,
-    handles_signals: bool,
+    /// Until they are caught.
+    signals: Option<Arc<Signals>>,
     /// Nobody accepts any more: only where the process goes on without its server.
     is_abandoned: bool,
     progress: Option<String>,
@@ -179,12 +181,20 @@ impl Service {
             state.control_inode = inode_of(&service.briefing.control);
             state.passed = passed;
             if seeded::is("early-public-socket") {
-                state.passed = net::listen(&service.briefing.socket).ok().map(Into::into);
+                let early = net::listen(&service.briefing.socket).ok();
+                state.passed = early.map(|(listener, _)| listener.into());
             }
         }
         let _context = runtime.enter();
         let control = Arc::new(readiness::listener(UnixListener::from(control))?);
-        service.state().control = Some(control.clone());
+        // Here, when nobody waits yet who could be answered.
+        let signals = Arc::new(Signals::prepare()?);
+        {
+            let mut state = service.state();
+            state.control = Some(control.clone());
+            state.signals = Some(signals.clone());
+        }
+        service.wait_for_signals(signals);
         task::spawn(runtime, control::serve(service.clone(), control, 0));
         task::spawn(runtime, care::watch_over(service.clone()));
         Ok(service)
@@ -241,7 +251,7 @@ impl Service {
                 control: None,
                 accepting_us: 0,
                 ready_frame: None,
-                handles_signals: false,
+                signals: None,
                 is_abandoned: false,
                 progress: None,
                 farewells: Vec::new(),
@@ -400,10 +410,9 @@ impl Service {
             let (listener, inode) = if let Some(passed) = passed {
                 (passed, if is_passed { None } else { inode_of(path) })
             } else {
-                let listener = UnixListener::from(
-                    net::listen(path).map_err(|error| context("publish", error))?,
-                );
-                (listener, inode_of(path))
+                let (listener, inode) =
+                    net::listen(path).map_err(|error| context("publish", error))?;
+                (listener.into(), inode)
             };
             let listener = readiness::listener(listener).inspect_err(|_| remove_if(path, inode))?;
             state.public = Some(Public {

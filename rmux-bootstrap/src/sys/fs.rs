@@ -85,28 +85,34 @@ pub(crate) fn facts_of(file: &File) -> io::Result<Facts> {
     file.metadata().map(Facts::from)
 }
 
-/// `mkdir` with exactly 0700, whatever the umask. An existing name is not an error here: the caller checks it.
-pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
+/// `mkdir` with exactly 0700, whatever the umask; what it has made. An existing name is not an error here: the caller checks
+/// it.
+pub(crate) fn make_private_dir(path: &Path) -> io::Result<Option<Facts>> {
     use std::os::unix::fs::DirBuilderExt;
     match std::fs::DirBuilder::new()
         .mode(SOCKET_DIRECTORY_MODE)
         .create(path)
     {
-        Ok(()) => match look(path)? {
+        Ok(()) => {
+            let made = look(path)?;
             // Only where the umask has taken bits away.
-            Some(made) if made.mode != SOCKET_DIRECTORY_MODE => {
-                std::fs::set_permissions(path, Permissions::from_mode(SOCKET_DIRECTORY_MODE))
+            if made
+                .as_ref()
+                .is_some_and(|made| made.mode != SOCKET_DIRECTORY_MODE)
+            {
+                std::fs::set_permissions(path, Permissions::from_mode(SOCKET_DIRECTORY_MODE))?;
+                return look(path);
             }
-            _ => Ok(()),
-        },
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Ok(made)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// Creates a private file of ours with exactly 0600, to be read and written, or appended to. `None`: something of this name
 /// is there already.
-pub(crate) fn create_private(path: &Path, append: bool) -> io::Result<Option<File>> {
+pub(crate) fn create_private(path: &Path, append: bool) -> io::Result<Option<(File, Facts)>> {
     let mut options = File::options();
     options
         .read(true)
@@ -116,11 +122,13 @@ pub(crate) fn create_private(path: &Path, append: bool) -> io::Result<Option<Fil
         .mode(STARTUP_LOCK_MODE);
     match open_with_care(&mut options, path) {
         Ok(file) => {
+            let mut facts = facts_of(&file)?;
             // The umask may have taken bits away; nobody else can have opened a file that is seen first by us.
-            if facts_of(&file)?.mode != STARTUP_LOCK_MODE {
+            if facts.mode != STARTUP_LOCK_MODE {
                 file.set_permissions(Permissions::from_mode(STARTUP_LOCK_MODE))?;
+                facts = facts_of(&file)?;
             }
-            Ok(Some(file))
+            Ok(Some((file, facts)))
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(None),
         Err(error) => Err(error),

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use super::fs::Inode;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketType,
@@ -176,8 +177,9 @@ pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
 
 const SOCKET_MODE: u32 = 0o600;
 
-/// Binds at `path` and listens; the socket's mode is 0600 before the first connect can succeed. Non-blocking.
-pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
+/// Binds at `path` and listens; the socket's mode is 0600 before the first connect can succeed. Non-blocking. With the file
+/// that now has the name, unless that was taken away at once.
+pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, Option<Inode>)> {
     let target = address(path)?;
     loop {
         let socket = new_socket(SocketType::STREAM, true)?;
@@ -186,19 +188,21 @@ pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE));
         rustix::net::bind(&socket, &target.address)?;
-        if matches!(super::fs::look(path), Ok(Some(made)) if made.mode == SOCKET_MODE) {
-            return listen_again(&socket).map(|()| socket);
-        }
-        match std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)) {
-            // The name was taken away at once: again, with a new one.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                // Ours for a moment only, and nobody can have reached it.
-                let _ = std::fs::remove_file(path);
-                return Err(error);
+        let mut made = super::fs::look(path).ok().flatten();
+        if made.as_ref().is_none_or(|made| made.mode != SOCKET_MODE) {
+            match std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)) {
+                // The name was taken away at once: again, with a new one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    // Ours for a moment only, and nobody can have reached it.
+                    let _ = std::fs::remove_file(path);
+                    return Err(error);
+                }
+                Ok(()) => made = super::fs::look(path).ok().flatten(),
             }
-            Ok(()) => return listen_again(&socket).map(|()| socket),
         }
+        listen_again(&socket)?;
+        return Ok((socket, made.map(|made| made.inode)));
     }
 }
 
@@ -396,6 +400,13 @@ pub(crate) fn send_with_fds(
     }
 }
 
+/// Descriptors arrive marked.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const CLOSED_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+/// There they have to be marked when they are here.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const CLOSED_ON_EXEC: RecvFlags = RecvFlags::empty();
+
 /// Receives what [`send_with_fds`] sent, without waiting; every descriptor is close-on-exec.
 pub(crate) fn receive_with_fds(
     socket: impl AsFd,
@@ -407,7 +418,7 @@ pub(crate) fn receive_with_fds(
         socket,
         &mut [IoSliceMut::new(bytes)],
         &mut ancillary,
-        RecvFlags::DONTWAIT,
+        RecvFlags::DONTWAIT | CLOSED_ON_EXEC,
     )?;
     let mut fds = Vec::new();
     for message in ancillary.drain() {
@@ -415,8 +426,10 @@ pub(crate) fn receive_with_fds(
             fds.extend(rights);
         }
     }
-    for fd in &fds {
-        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+    if CLOSED_ON_EXEC.is_empty() {
+        for fd in &fds {
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+        }
     }
     Ok((received.bytes, fds))
 }

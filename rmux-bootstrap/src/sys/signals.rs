@@ -21,24 +21,33 @@ pub(crate) const TERMINATE: u8 = libc::SIGTERM as u8;
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "2")]
 pub(crate) const INTERRUPT: u8 = libc::SIGINT as u8;
 
-/// Some signals, which do from now on nothing but tell that they have come, for as long as this process lives.
+/// Some signals, which do nothing but tell that they have come once they are caught, for as long as this process lives.
 #[derive(Debug)]
-pub(crate) struct Signals(AsyncFd<Arc<UnixStream>>);
+pub(crate) struct Signals {
+    reader: AsyncFd<Arc<UnixStream>>,
+    /// The handlers stay, and so do both ends: nobody is to write to a socket that is closed, which may end the process.
+    ends: Arc<(Arc<UnixStream>, UnixStream)>,
+}
 
 impl Signals {
-    /// Whoever handled one of them before still does so as well. Needs a runtime to be entered.
-    pub(crate) fn new(signals: &[u8]) -> io::Result<Self> {
+    /// All that it takes but the handlers. Needs a runtime to be entered.
+    pub(crate) fn prepare() -> io::Result<Self> {
         // No pipe, which would look as if it had been inherited.
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
-        // The handlers stay, and so do both ends: nobody is to write to a socket that is closed, which may end the process.
-        let ends = Arc::new((Arc::new(reader), writer));
-        // Last comes what cannot be taken back.
-        let told = Self(readiness::stream(ends.0.clone())?);
+        let reader = Arc::new(reader);
+        Ok(Self {
+            reader: readiness::stream(reader.clone())?,
+            ends: Arc::new((reader, writer)),
+        })
+    }
+
+    /// From here on these signals are told. Whoever handled one of them before still does so as well.
+    pub(crate) fn catch(&self, signals: &[u8]) -> io::Result<()> {
         let own = getpid();
         for signal in signals.iter().copied() {
-            let ends = ends.clone();
+            let ends = self.ends.clone();
             let tell = move || {
                 // A child that has been forked has this handler, and the socket, until it executes something.
                 if getpid() == own {
@@ -50,14 +59,14 @@ impl Signals {
             // registry keeps `errno`.
             unsafe { signal_hook_registry::register(signal.into(), tell) }?;
         }
-        Ok(told)
+        Ok(())
     }
 
     /// Waits for one of them; `None` where the runtime ends before.
     pub(crate) async fn next(&self) -> Option<u8> {
         let mut signal = [0];
         loop {
-            let mut readable = self.0.readable().await.ok()?;
+            let mut readable = self.reader.readable().await.ok()?;
             match readable.try_io(|reader| (&**reader.get_ref()).read(&mut signal)) {
                 Ok(Ok(1..)) => return Some(signal[0]),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -78,7 +87,8 @@ mod tests {
         let of_child = libc::SIGUSR2;
         let ours = libc::SIGUSR1;
         let numbers = [of_child, ours].map(|signal| u8::try_from(signal).expect("a small number"));
-        let signals = Signals::new(&numbers).expect("they can be handled");
+        let signals = Signals::prepare().expect("there is a socket");
+        signals.catch(&numbers).expect("they can be handled");
         // SAFETY: the child makes system calls only, and ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
