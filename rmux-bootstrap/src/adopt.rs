@@ -86,7 +86,7 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
             Err(error) => give_up(EXIT_MODE, error),
         };
     }
-    if has_channel() {
+    if Briefing::is_there() {
         match adopt(version, grace) {
             Ok(Some((foundation, endpoint))) => Born::Server(Box::new(foundation), endpoint),
             // Whoever started this process has not come to the hand-over, which is nothing that the next daemon's log
@@ -110,15 +110,6 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
             endpoint,
         )
     }
-}
-
-/// Whether standard input is a starter's channel: a socket of our own user in which its briefing already waits.
-fn has_channel() -> bool {
-    let stdin = rustix::stdio::stdin();
-    let mut byte = [0; 1];
-    let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
-    let waits = rustix::net::recv(stdin, &mut byte[..], flags).is_ok_and(|(_, length)| length == 1);
-    waits && net::credentials(stdin).is_ok_and(|peer| process::same_user(peer.uid))
 }
 
 fn adopt(version: &str, grace: Duration) -> io::Result<Option<(Foundation, Endpoint)>> {
@@ -181,6 +172,7 @@ fn own_record(
         }
     };
     record.pid = std::process::id();
+    record.is_starter = false;
     record.build = build;
     record.grace_ms = milliseconds(grace);
     if record != found {
@@ -310,6 +302,7 @@ fn claim(
     }
     // What it writes goes to whoever runs it: it has no log.
     let mut record = last.next(&Build::own(version), PathBuf::new());
+    record.is_starter = false;
     record.grace_ms = milliseconds(grace);
     let generation = record.generation;
     record.write(&lock).map_err(|source| {

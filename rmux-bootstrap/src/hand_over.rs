@@ -7,9 +7,10 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -47,6 +48,9 @@ pub(crate) const REMOVED_VARIABLES: [&str; 14] = [
 
 /// What is read of it at a time; mostly that is all. Room for more would have to be touched, page by page.
 const CHUNK: usize = 2048;
+
+/// What a briefing begins with.
+const BRIEFING: &[u8] = b"hand-over=1\n";
 
 /// What is said with the lock and the listener: descriptors do not travel without a byte.
 const GIVEN: &[u8] = b"given=1\n";
@@ -131,9 +135,18 @@ impl Briefing {
         })
     }
 
+    /// In the child: whether standard input is a starter's channel: a socket of our own user in which a briefing waits.
+    pub(crate) fn is_there() -> bool {
+        let stdin = rustix::stdio::stdin();
+        let mut begins = [0; BRIEFING.len()];
+        net::peek(stdin, &mut begins).is_ok_and(|length| begins[..length] == *BRIEFING)
+            && net::credentials(stdin).is_ok_and(|peer| process::same_user(peer.uid))
+    }
+
     /// In the child: waits for the hand-over, the lock and the listener, and takes it with the briefing out of the channel.
     /// `None`: the starter has gone, and there is nothing to be a daemon of.
     pub(crate) fn receive(channel: impl AsFd) -> io::Result<Option<(Self, File, OwnedFd)>> {
+        let broken = || io::Error::new(io::ErrorKind::InvalidData, "the hand-over is not whole");
         let mut chunk = [0; CHUNK];
         let mut bytes = Vec::new();
         let fds = loop {
@@ -152,19 +165,15 @@ impl Briefing {
                 Err(error) => return Err(error),
             }
         };
-        let broken = || io::Error::new(io::ErrorKind::InvalidData, "the hand-over is not whole");
         let briefing = Self::decode(&bytes).ok_or_else(broken)?;
         let [lock, control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| broken())?;
         Ok(Some((briefing, lock.into(), control)))
     }
 }
 
-/// In the starter: this very program once more, which is to become the daemon.
-pub(crate) fn spawn(
-    briefing: &Briefing,
-    log: &Log,
-    escape_scope: bool,
-) -> Result<Watched, StartupError> {
+/// Our end of the start-up channel and the child's, with the briefing in it: that it is there from the beginning tells the
+/// child that there is a starter.
+fn channel(briefing: &Briefing) -> Result<(UnixStream, UnixStream), StartupError> {
     let failed = |source| StartupError::Launcher { source };
     let (ours, theirs) = net::pair().map_err(failed)?;
     // What the child is going to ask about us: one that does not trust us takes nothing from us.
@@ -176,8 +185,28 @@ pub(crate) fn spawn(
             socket_path: briefing.socket.clone(),
         });
     }
-    // That it is there from the beginning tells the child that there is a starter.
-    (&ours).write_all(&briefing.encode()).map_err(failed)?;
+    let told = briefing.encode();
+    // Nobody reads yet, so what does not fit would be waited with for ever.
+    if net::send(&ours, &told).map_err(failed)? < told.len() {
+        return Err(failed(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "the endpoint's paths and key take {} bytes, which is more than a process can be started with",
+                told.len()
+            ),
+        )));
+    }
+    Ok((ours, theirs))
+}
+
+/// In the starter: this very program once more, which is to become the daemon.
+pub(crate) fn spawn(
+    briefing: &Briefing,
+    log: &Log,
+    escape_scope: bool,
+) -> Result<Watched, StartupError> {
+    let failed = |source| StartupError::Launcher { source };
+    let (ours, theirs) = channel(briefing)?;
     let mut command = if escape_scope && systemd::has_user_scopes() {
         // It becomes what it starts: the same process, its standard input included.
         let mut scope = Command::new("systemd-run");
@@ -293,7 +322,7 @@ mod tests {
                 ..shortest.clone()
             };
             let fds = [file(), file()];
-            (&ours).write_all(&briefing.encode()).expect("it is sent");
+            net::send(&ours, &briefing.encode()).expect("it is sent");
             let received = std::thread::scope(|scope| {
                 let receiver = scope.spawn(|| Briefing::receive(&theirs));
                 net::send_with_fds(&ours, GIVEN, &[fds[0].as_fd(), fds[1].as_fd()])
@@ -311,9 +340,50 @@ mod tests {
     }
 
     #[test]
+    fn a_briefing_that_is_too_long_is_an_error_and_not_waited_with() {
+        let briefing = Briefing::decode(
+            b"hand-over=1\ngeneration=1\nsocket=/s\nlock=/l\ncontrol=/c\nlog=/g\nkey=\n",
+        );
+        let long = Briefing {
+            key: Some("k".repeat(8 * 1024 * 1024).into()),
+            ..briefing.expect("all that is needed")
+        };
+        let refused = channel(&long).map(drop).expect_err("nobody reads it");
+        assert!(
+            matches!(&refused, StartupError::Launcher { source } if source.kind() == io::ErrorKind::InvalidInput),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn descriptors_that_do_not_arrive_are_an_error_and_not_waited_for() {
+        let (ours, theirs) = net::pair().expect("a channel");
+        net::send(&ours, BRIEFING).expect("it is sent");
+        // More of them than there is room for, as in a process that may not have so many.
+        let file = File::open("/dev/null").expect("an open file");
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
+        let fds = [file.as_fd(); 3];
+        assert!(ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds)));
+        let said = [io::IoSlice::new(GIVEN)];
+        rustix::net::sendmsg(
+            &ours,
+            &said,
+            &mut ancillary,
+            rustix::net::SendFlags::empty(),
+        )
+        .expect("it is sent");
+        let received = Briefing::receive(&theirs).map(drop);
+        assert_eq!(
+            received.map_err(|error| error.kind()),
+            Err(io::ErrorKind::InvalidData)
+        );
+    }
+
+    #[test]
     fn a_process_whose_starter_goes_before_the_hand_over_is_told_so() {
         let (ours, theirs) = net::pair().expect("a channel");
-        (&ours).write_all(b"hand-over=1\n").expect("it is sent");
+        net::send(&ours, BRIEFING).expect("it is sent");
         drop(ours);
         let received = Briefing::receive(&theirs).expect("an end is no error");
         assert!(received.is_none(), "{received:?}");

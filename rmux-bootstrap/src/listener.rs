@@ -28,6 +28,8 @@ pub struct Listener {
     endpoint: Endpoint,
     /// Runs while descriptors or memory are short.
     scarcity: Option<Pin<Box<Sleep>>>,
+    /// The first `accept` is over.
+    has_settled: bool,
     /// The public socket goes first this time.
     public_first: bool,
     /// Whoever accepts is told of the end by a signal, and takes `None` for another one.
@@ -40,6 +42,7 @@ impl Listener {
             service,
             endpoint,
             scarcity: None,
+            has_settled: false,
             public_first: false,
             ends_by_signal: false,
         }
@@ -79,6 +82,15 @@ impl Listener {
     /// # Errors
     /// As `accept`.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Connection>>> {
+        let polled = self.poll_next_caller(cx);
+        if !self.has_settled && self.service.stage() != Stage::Starting {
+            self.has_settled = true;
+            self.service.settle();
+        }
+        polled
+    }
+
+    fn poll_next_caller(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Connection>>> {
         loop {
             if let Some(pause) = &mut self.scarcity {
                 ready!(pause.as_mut().poll(cx));

@@ -457,6 +457,34 @@ fn a_starter_that_hangs_before_it_spawns_is_not_signalled() {
 }
 
 #[test]
+fn a_starter_that_hangs_before_the_hand_over_is_not_signalled() {
+    if std::process::Command::new("strace")
+        .arg("-V")
+        .output()
+        .is_err()
+    {
+        eprintln!("skipped: there is no strace here");
+        return;
+    }
+    // Before there is another process, and when there is one that has nothing yet.
+    for hangs_at in ["clone3", "listen"] {
+        let sandbox = sandbox();
+        let mut caller = std::process::Command::new("strace");
+        caller.args(["-qq", "-o", "/dev/null", "-e"]);
+        caller.arg(format!("inject={hangs_at}:delay_enter=1500000:when=1"));
+        caller.arg(sandbox.fixture()).arg("pid");
+        let caller = sandbox.within(caller).start();
+        eventually("the start is written down", || {
+            let record = fs::read_to_string(sandbox.lock()).unwrap_or_default();
+            record.contains("phase=starting")
+        });
+        let answer = sandbox.call(&["stop"]).run();
+        answer.assert_error_tells(&["not certain which process"]);
+        assert!(caller.finish().pid().1, "at {hangs_at}");
+    }
+}
+
+#[test]
 fn status_does_not_call_a_moment_of_somebodys_look_unresponsive() {
     let sandbox = sandbox();
     sandbox.kill(daemon(&sandbox));

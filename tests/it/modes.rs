@@ -1,6 +1,10 @@
 //! `RMUX_BOOTSTRAP_MODE`.
 
 use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 use rmux_bootstrap_tests::{Invocation, Sandbox, eventually};
@@ -153,6 +157,22 @@ fn foreground_is_the_daemon_and_an_error_where_one_runs() {
         second.stderr.contains(&format!("pid {}", foreground.id())),
         "{second:#?}"
     );
+    assert!(sandbox.signal(foreground.id(), Signal::TERM));
+    eventually("it has left", || !sandbox.socket().exists());
+    foreground.kill();
+}
+
+#[test]
+fn whoever_says_something_else_at_standard_input_is_no_starter() {
+    let sandbox = sandbox();
+    let (mut other, stdin) = UnixStream::pair().expect("a pair of sockets");
+    other.write_all(b"hand-over, please\n").expect("say it");
+    let mut command = Command::new(sandbox.fixture());
+    command.arg("__rmux-daemon").arg(sandbox.socket());
+    command.stdin(OwnedFd::from(stdin));
+    let mut foreground = sandbox.within(command).start();
+    eventually("it serves", || sandbox.socket().exists());
+    assert_eq!(sandbox.pid(), (foreground.id(), false));
     assert!(sandbox.signal(foreground.id(), Signal::TERM));
     eventually("it has left", || !sandbox.socket().exists());
     foreground.kill();

@@ -35,8 +35,9 @@ enum Mark {
     Unlinked,
     RecordedStart,
     RecordedFailure,
-    Listens,
     Spawned,
+    Listens,
+    Named,
     HandedOver,
     Ready,
     Gone,
@@ -93,7 +94,14 @@ fn marks(log: &str) -> Vec<Mark> {
                 Some(Mark::Read)
             }
             "unlink" | "unlinkat" if result == "0" => Some(Mark::Unlinked),
-            "pwrite64" if arguments.contains("phase=starting") => Some(Mark::RecordedStart),
+            "pwrite64" if arguments.contains("phase=starting") => {
+                let is_starters = arguments.contains("\\nstarter=1");
+                Some(if is_starters {
+                    Mark::RecordedStart
+                } else {
+                    Mark::Named
+                })
+            }
             "pwrite64" if arguments.contains("phase=failed") => Some(Mark::RecordedFailure),
             "listen" => Some(Mark::Listens),
             "clone3" | "clone" | "vfork" if arguments.contains("CLONE_VFORK") => {
@@ -169,7 +177,12 @@ fn readings(join: &Join, marks: &[Mark]) -> Vec<(usize, Event)> {
             _ => Vec::new(),
         },
         Op::Spawn => shows(Mark::Spawned, Event::Done).into_iter().collect(),
-        Op::HandOver => shows(Mark::HandedOver, Event::Done).into_iter().collect(),
+        // The record names the child first.
+        Op::HandOver => match marks {
+            [Mark::Named, Mark::HandedOver, ..] => vec![(2, Event::Done)],
+            [Mark::Named] => vec![(1, Event::Done)],
+            _ => Vec::new(),
+        },
         Op::RecordFailure => {
             let written = marks.first() == Some(&Mark::RecordedFailure);
             written.then_some((1, Event::Done)).into_iter().collect()
@@ -336,6 +349,7 @@ fn a_starter_that_is_killed_was_on_a_path_and_so_is_the_next_call() {
     let points = [
         "flock:1",
         "pwrite64:1",
+        "pwrite64:2",
         "listen:1",
         "connect:1",
         "clone3:1",
@@ -359,13 +373,14 @@ fn a_starter_that_is_killed_was_on_a_path_and_so_is_the_next_call() {
 
 #[test]
 fn what_is_no_path_is_not_taken_for_one() {
-    use Mark::{Connected, HandedOver, Listens, Locked, Ready, RecordedStart, Spawned};
+    use Mark::{Connected, HandedOver, Listens, Locked, Named, Ready, RecordedStart, Spawned};
     let start = [
         Locked,
-        Spawned,
         RecordedStart,
+        Spawned,
         Listens,
         Connected,
+        Named,
         HandedOver,
         Ready,
     ];

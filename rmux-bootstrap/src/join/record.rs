@@ -72,9 +72,9 @@ pub(crate) struct Record {
     /// Counts the starts at this lock file.
     pub(crate) generation: u64,
     pub(crate) phase: Phase,
-    /// The daemon, or what is going to be one. 0 where a start failed before there was a process.
+    /// The daemon; before there is one, its starter. 0 where a start failed before there was a process.
     pub(crate) pid: u32,
-    /// The process is a caller that is about to launch a foreign daemon.
+    /// The process is the one that starts the daemon, which has been given nothing yet.
     pub(crate) is_starter: bool,
     /// Only in the record of a foreign daemon, which cannot hold the lock: so the pid has to tell whether it may still
     /// come to answer.
@@ -123,17 +123,13 @@ impl Record {
         }
     }
 
-    /// The generation of the next start.
-    pub(crate) fn next_generation(&self) -> u64 {
-        self.generation.saturating_add(1)
-    }
-
-    /// The record of the next start, of this very process where nothing else is said.
+    /// The record of the next start, which this process makes.
     pub(crate) fn next(&self, build: &Build, log: PathBuf) -> Self {
         Self {
-            generation: self.next_generation(),
+            generation: self.generation.saturating_add(1),
             phase: Phase::Starting,
             pid: std::process::id(),
+            is_starter: true,
             boot: process::boot_id(),
             build: build.clone(),
             started_unix_ms: unix_ms(),

@@ -62,18 +62,15 @@ impl Start {
         self.directory = directory;
     }
 
-    /// Writes that a start is under way, of the child that has been spawned. What has to be written later fits into the
-    /// room that this takes on the disk.
+    /// Writes that a start is under way. What has to be written later fits into the room that this takes on the disk.
     pub(crate) fn record(
         &mut self,
         location: &Location,
         build: &Build,
-        grace: Duration,
     ) -> Result<(), StartupError> {
-        let log = self.log.as_ref().map(|log| log.path.clone());
-        self.record = self.record.next(build, log.unwrap_or_default());
-        self.record.pid = self.child_pid().unwrap_or(self.record.pid);
-        self.record.grace_ms = milliseconds(grace);
+        let log = Log::open(location)?;
+        self.record = self.record.next(build, log.path.clone());
+        self.log = Some(log);
         self.write(location)
     }
 
@@ -91,7 +88,6 @@ impl Start {
             )
         })?;
         self.record = Record {
-            is_starter: true,
             foreign: Some(launching),
             ..self.record.next(&Build::default(), PathBuf::default())
         };
@@ -211,19 +207,27 @@ impl Start {
         endpoint: &Endpoint,
         escape_scope: bool,
     ) -> Result<(), StartupError> {
-        let log = Log::open(location)?;
-        let generation = self.record.next_generation();
-        let briefing = Briefing::new(location, endpoint, log.path.clone(), generation);
-        self.child = Some(hand_over::spawn(&briefing, &log, escape_scope)?);
-        self.log = Some(log);
-        // In another scope there may be more processors, and a daemon without a runtime does not ask for their number.
-        self.can_help = self.on_runtime && !escape_scope;
-        self.expect_child();
+        if let Some(log) = &self.log {
+            let generation = self.record.generation;
+            let briefing = Briefing::new(location, endpoint, log.path.clone(), generation);
+            self.child = Some(hand_over::spawn(&briefing, log, escape_scope)?);
+            // In another scope there may be more processors, and a daemon without a runtime does not ask for their number.
+            self.can_help = self.on_runtime && !escape_scope;
+            self.expect_child();
+        }
         Ok(())
     }
 
-    /// From here on there is a daemon: what this call holds, it holds as well.
-    pub(crate) fn hand_over(&self) -> Result<(), StartupError> {
+    /// From here on there is a daemon: what this call holds, it holds as well. The record is its own, and says so.
+    pub(crate) fn hand_over(
+        &mut self,
+        location: &Location,
+        grace: Duration,
+    ) -> Result<(), StartupError> {
+        self.record.pid = self.child_pid().unwrap_or(self.record.pid);
+        self.record.is_starter = false;
+        self.record.grace_ms = milliseconds(grace);
+        self.write(location)?;
         match (&self.child, &self.listener) {
             (Some(child), Some(listener)) => hand_over::give(child, &self.lock, listener),
             _ => Ok(()),

@@ -29,13 +29,13 @@ pub(crate) enum Op {
     TryLock,
     /// Holding the lock: remove what a dead daemon left.
     ClearStale,
-    /// Holding the lock: start the process that is to become the daemon. Until the hand-over it has nothing.
-    Spawn,
     /// Holding the lock: write that a start is under way, with a new generation.
     RecordStart,
+    /// Holding the lock: start the process that is to become the daemon. Until the hand-over it has nothing.
+    Spawn,
     /// Holding the lock: bind the control socket and listen, so that everybody can wait there.
     Listen,
-    /// Give the process the lock and the listener, which makes it the daemon.
+    /// Write that it is the process's start from here on, and give it the lock and the listener, which makes it the daemon.
     HandOver,
     /// The child is dead and had never been ready: write that down.
     RecordFailure,
@@ -54,9 +54,9 @@ impl Op {
             Self::AwaitReady | Self::AwaitChild => "wait",
             Self::AskToLeave | Self::AwaitEnd => "replace",
             Self::ReadRecord | Self::TryLock | Self::Pause => "lock",
-            Self::ClearStale => "prepare",
+            Self::ClearStale | Self::RecordStart => "prepare",
             Self::Spawn => "spawn",
-            Self::RecordStart | Self::Listen | Self::HandOver => "handover",
+            Self::Listen | Self::HandOver => "handover",
             Self::RecordFailure | Self::Finish(_) => "finish",
         }
     }
@@ -173,9 +173,9 @@ impl Join {
             Op::AskToLeave => Op::AwaitEnd,
             Op::Pause | Op::AwaitEnd => Op::Connect,
             Op::ClearStale | Op::Listen if event == Event::Occupied => self.let_go(Op::Pause),
-            Op::ClearStale => Op::Spawn,
-            Op::Spawn => Op::RecordStart,
-            Op::RecordStart => Op::Listen,
+            Op::ClearStale => Op::RecordStart,
+            Op::RecordStart => Op::Spawn,
+            Op::Spawn => Op::Listen,
             Op::Listen => Op::HandOver,
             Op::HandOver => {
                 self.hold = Hold::Child;
@@ -298,8 +298,8 @@ mod tests {
                 Op::TryLock,
                 Op::Connect,
                 Op::ClearStale,
-                Op::Spawn,
                 Op::RecordStart,
+                Op::Spawn,
                 Op::Listen,
                 Op::HandOver,
                 Op::AwaitReady,

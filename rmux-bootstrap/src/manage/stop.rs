@@ -59,7 +59,7 @@ impl Target {
     /// The daemon that has written the record. `None`: nobody has, or whoever starts one.
     fn of_record(location: &Location) -> Result<Option<Self>, StartupError> {
         let record = lock::read_record(&location.lock)?;
-        let is_daemon = record.pid != 0 && record.foreign.is_none();
+        let is_daemon = record.pid != 0 && !record.is_starter && record.foreign.is_none();
         Ok(is_daemon.then_some(Self {
             pid: record.pid,
             generation: record.generation,

@@ -422,14 +422,26 @@ impl Service {
             });
             state.progress = None;
             self.write_phase(&mut state, Phase::Ready, "");
-            self.stage.send_replace(Stage::Ready);
+            self.stage.send_if_modified(|stage| {
+                *stage = Stage::Ready;
+                // Whoever watches it is told when the first caller has been answered.
+                false
+            });
         }
         systemd::notify("READY=1");
+        Ok(())
+    }
+
+    /// The first `accept` has come to its end, with a caller or without: now there is time for what is not in a caller's way.
+    pub(crate) fn settle(self: &Arc<Self>) {
+        if self.lock.is_none() {
+            return;
+        }
+        self.stage.send_modify(|_| {});
         if self.idle_timeout != Duration::MAX {
             let leaving = leave_when_idle(self.clone(), self.idle_timeout);
             task::spawn(&self.runtime, leaving);
         }
-        Ok(())
     }
 
     pub(crate) fn progress(&self, text: String) {

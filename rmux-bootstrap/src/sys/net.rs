@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::fs::Inode;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketType,
 };
 
 /// The longest path that a socket address carries, without its closing NUL.
@@ -245,7 +245,7 @@ pub(crate) fn listen_again(socket: impl AsFd) -> io::Result<()> {
 /// A peer that has gone is an error, and no signal.
 #[cfg(not(target_vendor = "apple"))]
 const WITHOUT_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
-/// There the flag is an option of the socket, and the standard library has the whole program ignore the signal.
+/// There it is an option of the socket, which a pair has; and the standard library has the whole program ignore the signal.
 #[cfg(target_vendor = "apple")]
 const WITHOUT_SIGNAL: SendFlags = SendFlags::empty();
 
@@ -368,15 +368,20 @@ pub(crate) fn unread_by_peer(_: impl AsFd) -> usize {
     0
 }
 
-/// Two connected sockets.
+/// Two connected sockets. What is written to one whose peer has gone is an error, and no signal.
 pub(crate) fn pair() -> io::Result<(UnixStream, UnixStream)> {
-    UnixStream::pair()
+    let pair = UnixStream::pair()?;
+    #[cfg(target_vendor = "apple")]
+    for socket in [&pair.0, &pair.1] {
+        rustix::net::sockopt::set_socket_nosigpipe(socket, true)?;
+    }
+    Ok(pair)
 }
 
 /// The most descriptors that one message carries.
 const FDS_MAX: usize = 2;
 
-/// Sends `bytes` with the descriptors attached.
+/// Sends `bytes` with the descriptors attached, without waiting.
 pub(crate) fn send_with_fds(
     socket: impl AsFd,
     bytes: &[u8],
@@ -391,7 +396,7 @@ pub(crate) fn send_with_fds(
         socket,
         &[IoSlice::new(bytes)],
         &mut ancillary,
-        WITHOUT_SIGNAL,
+        SendFlags::DONTWAIT | WITHOUT_SIGNAL,
     )?;
     if sent == bytes.len() {
         Ok(())
@@ -407,7 +412,15 @@ const CLOSED_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOSED_ON_EXEC: RecvFlags = RecvFlags::empty();
 
-/// Receives what [`send_with_fds`] sent, without waiting; every descriptor is close-on-exec.
+/// What has arrived, without taking it or waiting for it.
+pub(crate) fn peek(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<usize> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (_, length) = rustix::net::recv(socket, bytes, flags)?;
+    Ok(length)
+}
+
+/// Receives what [`send_with_fds`] sent, without waiting; every descriptor is close-on-exec. It is an error where there is no
+/// room for all of them.
 pub(crate) fn receive_with_fds(
     socket: impl AsFd,
     bytes: &mut [u8],
@@ -425,6 +438,12 @@ pub(crate) fn receive_with_fds(
         if let RecvAncillaryMessage::ScmRights(rights) = message {
             fds.extend(rights);
         }
+    }
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "descriptors that were handed over did not arrive: there may be too few for this process",
+        ));
     }
     if CLOSED_ON_EXEC.is_empty() {
         for fd in &fds {

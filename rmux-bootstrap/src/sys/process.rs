@@ -361,9 +361,13 @@ impl Watched {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
-    /// Nothing more will come through the channel: a child that waits there for its hand-over ends.
+    /// Nothing more will come through the channel: a child that waits there for its hand-over ends. Also where a process that
+    /// has been forked from this one still has the channel.
     pub(super) fn close_channel(&mut self) {
-        self.channel = None;
+        if let Some(channel) = self.channel.take() {
+            // What was sent can still be received.
+            let _ = rustix::net::shutdown(channel, rustix::net::Shutdown::Write);
+        }
     }
 
     /// The child itself, and its pidfd where there is one.

@@ -28,7 +28,8 @@ use crate::sys::wait;
 use crate::trace::Trace;
 
 /// The pauses in the gaps in which nobody listens: they double from the first to the last. A poll, because nothing
-/// announces the end of such a gap; it lasts for as long as another process needs for a handful of system calls.
+/// announces the end of such a gap; it lasts for as long as another process needs for a handful of system calls, and to spawn
+/// one.
 const PAUSE_FIRST: Duration = Duration::from_micros(200);
 const PAUSE_LAST: Duration = Duration::from_millis(5);
 
@@ -198,21 +199,21 @@ impl<'a> Driver<'a> {
             }
             Op::TryLock => self.try_lock()?,
             Op::ClearStale => self.clear_stale()?,
+            Op::RecordStart => {
+                let (location, build) = (self.plan.location, self.plan.build);
+                self.held()?.record(location, build)?;
+                Event::Done
+            }
             Op::Spawn => {
                 let (location, endpoint) = (self.plan.location, self.plan.endpoint);
                 let escape_scope = self.plan.escape_scope;
                 self.held()?.spawn(location, endpoint, escape_scope)?;
                 Event::Done
             }
-            Op::RecordStart => {
-                let (location, build) = (self.plan.location, self.plan.build);
-                let grace = self.plan.grace;
-                self.held()?.record(location, build, grace)?;
-                Event::Done
-            }
             Op::Listen => self.listen()?,
             Op::HandOver => {
-                self.held()?.hand_over()?;
+                let (location, grace) = (self.plan.location, self.plan.grace);
+                self.held()?.hand_over(location, grace)?;
                 Event::Done
             }
             Op::RecordFailure => self.record_failure(),

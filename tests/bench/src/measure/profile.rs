@@ -18,12 +18,12 @@ const STEPS: [(&str, &str); 8] = [
     ),
     (
         "prepare",
-        "look for what a dead daemon left",
+        "look for what a dead daemon left; make the log and the record",
     ),
-    ("spawn", "make the log; `posix_spawn`"),
+    ("spawn", "`posix_spawn`"),
     (
         "handover",
-        "make the record and the control socket, and give it to the process, which loads meanwhile",
+        "make the control socket, and give it to the process, which loads meanwhile",
     ),
     (
         "adopt",
