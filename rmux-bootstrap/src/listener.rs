@@ -28,6 +28,8 @@ pub struct Listener {
     endpoint: Endpoint,
     /// Runs while descriptors or memory are short.
     scarcity: Option<Pin<Box<Sleep>>>,
+    /// Has been told READY when the runtime had no room for it.
+    promised: Option<Waiting>,
     /// The first `accept` is over.
     has_settled: bool,
     /// The public socket goes first this time.
@@ -42,6 +44,7 @@ impl Listener {
             service,
             endpoint,
             scarcity: None,
+            promised: None,
             has_settled: false,
             public_first: false,
             ends_by_signal: false,
@@ -104,6 +107,12 @@ impl Listener {
             }
             // First the place in line, then the look at the stage: a close in between wakes us.
             self.service.register(cx.waker());
+            if let Some(waiting) = self.promised.take() {
+                if let Some(connection) = self.redeem(waiting)? {
+                    return Poll::Ready(Ok(Some(connection)));
+                }
+                continue;
+            }
             if self.service.stage() == Stage::Closing {
                 // Callers without an answer are not served: they see our end and go to the next daemon.
                 if let Some(drained) = self.drain()? {
@@ -167,23 +176,30 @@ impl Listener {
         }
     }
 
-    /// READY, then the connection is the daemon's. `None`: the caller has gone, or goes on to try again, because there is
-    /// nothing left to serve it with.
+    /// READY, then the connection is the daemon's. `None`: the caller has gone, or has to wait until there is room for it.
+    ///
+    /// In this order, because a stream that is made the runtime's wakes one of its threads, which would be in the caller's way
+    /// to a processor.
     fn serve(&mut self, waiting: Waiting) -> io::Result<Option<Connection>> {
-        let Waiting { stream, peer } = waiting;
-        // First all that can fail: after READY the caller relies on us.
-        let connection = match self.connection(stream, peer) {
-            Ok(connection) => connection,
-            Err(error) => {
-                self.pause_or_fail(error)?;
-                return Ok(None);
-            }
-        };
         let frame = self.service.ready_frame();
-        let sent = net::send(&connection, &frame);
-        Ok(sent
-            .is_ok_and(|sent| sent == frame.len())
-            .then_some(connection))
+        match net::send(&waiting.stream, &frame) {
+            Ok(sent) if sent == frame.len() => self.redeem(waiting),
+            _ => Ok(None),
+        }
+    }
+
+    /// The connection of a caller who relies on us since it was told READY: it is kept until it can be served.
+    fn redeem(&mut self, Waiting { stream, peer }: Waiting) -> io::Result<Option<Connection>> {
+        // What the runtime does not take, it closes.
+        let kept = stream.try_clone();
+        match self.connection(stream, peer) {
+            Ok(connection) => Ok(Some(connection)),
+            Err(error) => {
+                self.promised = kept.ok().map(|stream| Waiting { stream, peer });
+                self.pause_or_fail(error)?;
+                Ok(None)
+            }
+        }
     }
 
     fn connection(&self, stream: UnixStream, peer: net::Credentials) -> io::Result<Connection> {

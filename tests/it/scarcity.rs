@@ -1,5 +1,6 @@
 //! Few descriptors, odd signals: a caller that has little still gets an answer or a reason.
 
+use std::process::Command;
 use std::time::Duration;
 
 use rmux_bootstrap_tests::process;
@@ -56,5 +57,25 @@ fn the_daemon_does_not_inherit_ignored_signals() {
     for signal in [Signal::HUP, Signal::INT, Signal::TERM, Signal::CHILD] {
         let bit = 1_u64 << (signal.as_raw() - 1);
         assert_eq!(ignored & bit, 0, "{signal:?} in SigIgn {ignored:x}");
+    }
+}
+
+#[test]
+fn whoever_was_told_ready_is_served_though_the_runtime_had_no_room_at_first() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: there is no strace here");
+        return;
+    }
+    // Each of the daemon's registrations fails once; which of them is the first caller's, nobody needs to know.
+    for which in 1..=8 {
+        let sandbox = sandbox();
+        let fault = format!("-qq -o /dev/null -e inject=epoll_ctl:error=ENOMEM:when={which}");
+        let answer = sandbox.call(&["pid"]).env("FIXTURE_TRACE", fault).run();
+        if answer.status.success() {
+            assert!(answer.pid().1, "{which}: {answer:#?}");
+        } else {
+            // Without a runtime there is no daemon, which is told.
+            answer.assert_error_tells(&["DaemonExited"]);
+        }
     }
 }

@@ -114,8 +114,8 @@ fn fits(service: &Service, applicant: &Applicant) -> bool {
         // It is not going to be served by this one, but sees its end and goes on to the next.
         return true;
     }
-    let ours = service.identity().build;
-    applicant.wish.judge(&applicant.build, &ours) == Fit::Use
+    let ours = &service.state().record.build;
+    applicant.wish.judge(&applicant.build, ours) == Fit::Use
 }
 
 /// The same for a newcomer that has not said what it wants yet, or wants something else than to join.
