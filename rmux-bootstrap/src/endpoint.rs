@@ -125,14 +125,13 @@ impl Endpoint {
         }
         let (place, directory, rule) = named_place(name)?;
         let stem = with_suffix(name, &self.key_suffix());
-        let socket = directory.join(with_suffix(&stem, ".sock"));
+        let socket = below(&directory, &with_suffix(&stem, ".sock"));
         let log_name = with_suffix(&stem, ".log");
         let log = if rule == Rule::Override {
-            directory.join(log_name)
+            below(&directory, &log_name)
         } else {
-            state_directory(name)
-                .unwrap_or_else(|| directory.clone())
-                .join(log_name)
+            let state = state_directory(name);
+            below(state.as_deref().unwrap_or(&directory), &log_name)
         };
         let location = Location {
             lock: append(&socket, ".startup-lock"),
@@ -234,7 +233,7 @@ fn named_place(name: &OsStr) -> Result<(Place, PathBuf, Rule), StartupError> {
                 path: base,
             });
         }
-        let directory = base.join(name);
+        let directory = below(&base, name);
         return Ok((
             Place::Private {
                 runtime: base,
@@ -265,7 +264,7 @@ fn named_place(name: &OsStr) -> Result<(Place, PathBuf, Rule), StartupError> {
             .flatten()
             .is_some_and(|facts| facts.uid == uid);
         if ours {
-            let directory = runtime.join(name);
+            let directory = below(&runtime, name);
             return Ok((
                 Place::Private {
                     runtime,
@@ -324,8 +323,18 @@ fn unusable_name(name: &OsStr) -> Option<String> {
     }
 }
 
+/// `join`, with room for all of it from the beginning: each call asks for some of these.
+fn below(directory: &Path, name: &OsStr) -> PathBuf {
+    let mut path = PathBuf::with_capacity(directory.as_os_str().len() + 1 + name.len());
+    path.push(directory);
+    path.push(name);
+    path
+}
+
+/// The same for the end of a name.
 fn with_suffix(name: &OsStr, suffix: &str) -> OsString {
-    let mut text = name.to_owned();
+    let mut text = OsString::with_capacity(name.len() + suffix.len());
+    text.push(name);
     text.push(suffix);
     text
 }

@@ -1,30 +1,41 @@
 //! `key=value` lines, in which frames, the record and the hand-over are written: readable, and open to new keys.
 
+use std::borrow::Cow;
+use std::io::Write;
+
 /// Writes lines. A value may hold any byte.
 #[derive(Debug, Default)]
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(crate) fn starting_with(lines: &str) -> Self {
-        Self(lines.into())
+    /// Writes behind what is there already.
+    pub(crate) fn behind(bytes: Vec<u8>) -> Self {
+        Self(bytes)
     }
 
     pub(crate) fn field(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
         self.0.extend_from_slice(key.as_bytes());
         self.0.push(b'=');
-        for byte in value.as_ref() {
-            match byte {
-                b'\n' => self.0.extend_from_slice(b"\\n"),
-                b'\\' => self.0.extend_from_slice(b"\\\\"),
-                byte => self.0.push(*byte),
+        let value = value.as_ref();
+        if value.iter().any(|byte| matches!(byte, b'\n' | b'\\')) {
+            for byte in value {
+                match byte {
+                    b'\n' => self.0.extend_from_slice(b"\\n"),
+                    b'\\' => self.0.extend_from_slice(b"\\\\"),
+                    byte => self.0.push(*byte),
+                }
             }
+        } else {
+            self.0.extend_from_slice(value);
         }
         self.0.push(b'\n');
         self
     }
 
-    pub(crate) fn number(self, key: &str, value: impl Copy + std::fmt::Display) -> Self {
-        self.field(key, format!("{value}"))
+    pub(crate) fn number(mut self, key: &str, value: impl Copy + std::fmt::Display) -> Self {
+        // Writing to a vector cannot fail, and a number has nothing in it that would have to be escaped.
+        let _ = writeln!(self.0, "{key}={value}");
+        self
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {
@@ -33,22 +44,39 @@ impl Writer {
 }
 
 /// Reads lines. Keys that it is not asked for do not matter, nor do empty lines.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Reader<'a>(&'a [u8]);
+#[derive(Clone, Debug)]
+pub(crate) struct Reader<'a>(Vec<&'a [u8]>);
+
+/// Few texts have more lines.
+const LINES: usize = 16;
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(lines: &'a [u8]) -> Self {
-        // Frames and records are filled up with empty lines, which would be looked through for each key.
+        // Frames and records are filled up with empty lines.
         let end = lines.iter().rposition(|byte| *byte != b'\n');
-        Self(&lines[..end.map_or(0, |last| last + 1)])
+        let lines = &lines[..end.map_or(0, |last| last + 1)];
+        let mut found = Vec::with_capacity(LINES);
+        found.extend(lines.split(|byte| *byte == b'\n'));
+        Self(found)
+    }
+
+    /// The first value of a key, as it is written.
+    fn written(&self, key: &str) -> Option<&'a [u8]> {
+        self.0
+            .iter()
+            .find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b"="))
     }
 
     /// The first value of a key.
     pub(crate) fn bytes(&self, key: &str) -> Option<Vec<u8>> {
-        let line = self
-            .0
-            .split(|byte| *byte == b'\n')
-            .find_map(|line| line.strip_prefix(key.as_bytes())?.strip_prefix(b"="))?;
+        self.value(key).map(Cow::into_owned)
+    }
+
+    fn value(&self, key: &str) -> Option<Cow<'a, [u8]>> {
+        let line = self.written(key)?;
+        if !line.contains(&b'\\') {
+            return Some(line.into());
+        }
         let mut value = Vec::with_capacity(line.len());
         let mut escaped = false;
         for byte in line {
@@ -65,18 +93,18 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        Some(value)
+        Some(value.into())
     }
 
     /// A value as text; what is not UTF-8 is replaced.
     pub(crate) fn text(&self, key: &str) -> Option<String> {
-        self.bytes(key)
+        self.value(key)
             .map(|value| String::from_utf8_lossy(&value).into_owned())
     }
 
     /// A value as a number.
     pub(crate) fn number<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
-        self.text(key)?.parse().ok()
+        std::str::from_utf8(self.written(key)?).ok()?.parse().ok()
     }
 }
 

@@ -129,7 +129,10 @@ fn read_build(reader: &Reader<'_>) -> Build {
 
 impl Frame {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let writer = Writer::default();
+        let mut room = Vec::with_capacity(FRAME_MIN);
+        // For the header, whose last part is known last.
+        room.resize(HEADER, 0);
+        let writer = Writer::behind(room);
         let (kind, writer) = match self {
             Self::Join(applicant) => (
                 1,
@@ -170,15 +173,13 @@ impl Frame {
             Self::Skew(identity) => (8, identity.write(writer)),
             Self::Unknown(kind) => (*kind, writer),
         };
-        let mut payload = writer.into_bytes();
-        payload.truncate(usize::from(u16::MAX));
-        payload.resize(payload.len().max(FRAME_MIN - HEADER), b'\n');
-        let length = u16::try_from(payload.len()).unwrap_or(u16::MAX);
-        let mut frame = Vec::with_capacity(HEADER + payload.len());
-        frame.extend_from_slice(MAGIC);
-        frame.extend_from_slice(&[VERSION, kind]);
-        frame.extend_from_slice(&length.to_be_bytes());
-        frame.extend_from_slice(&payload);
+        let mut frame = writer.into_bytes();
+        frame.truncate(HEADER + usize::from(u16::MAX));
+        frame.resize(frame.len().max(FRAME_MIN), b'\n');
+        let length = u16::try_from(frame.len() - HEADER).unwrap_or(u16::MAX);
+        frame[..4].copy_from_slice(MAGIC);
+        frame[4..6].copy_from_slice(&[VERSION, kind]);
+        frame[6..HEADER].copy_from_slice(&length.to_be_bytes());
         frame
     }
 

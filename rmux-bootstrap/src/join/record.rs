@@ -248,7 +248,7 @@ impl Record {
     fn encode(&self, most: usize) -> Vec<u8> {
         let mut tail = self.reason.as_str();
         loop {
-            let mut writer = Writer::starting_with(HEADER)
+            let mut writer = Writer::behind(HEADER.into())
                 .number("generation", self.generation)
                 .field("phase", self.phase.name())
                 .number("pid", self.pid)

@@ -15,7 +15,7 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 /// The kinds of join, and the instructions that one may take: what was measured in an optimized build when it was last
 /// set, and about a tenth for other compilers. Whoever makes a join dearer on purpose sets them anew.
-const LIMITS: [(&str, u64); 2] = [("async", 28_000), ("blocking", 22_500)];
+const LIMITS: [(&str, u64); 2] = [("async", 21_000), ("blocking", 15_200)];
 /// The joins that are counted beside the first one.
 const JOINS: u64 = 200;
 
