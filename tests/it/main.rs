@@ -17,6 +17,7 @@ mod scarcity;
 mod self_care;
 mod skew;
 mod start_up;
+mod starters;
 mod systemd;
 mod testing_kit;
 mod tidy;

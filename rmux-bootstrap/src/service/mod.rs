@@ -8,6 +8,7 @@ mod care;
 mod closing;
 mod control;
 mod load;
+mod opening;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,7 +21,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use self::attendance::Attendance;
-use self::load::{Load, leave_when_idle};
+use self::load::Load;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Semaphore, watch};
@@ -34,7 +35,7 @@ use crate::skew::Build;
 use crate::sys::fs::{self, Inode};
 use crate::sys::net::{self, Credentials};
 use crate::sys::signals::Signals;
-use crate::sys::{process, readiness, systemd, task};
+use crate::sys::{process, readiness, task};
 
 pub(crate) use self::load::Counted;
 /// Without descriptors or memory, `accept` waits for one of our connections to end, or this long: what else in the
@@ -370,77 +371,6 @@ impl Service {
             connections: load.open as u64,
             waiting: state.waiting.len() as u64,
             keep_alives: load.keep_alives as u64,
-        }
-    }
-
-    /// The first poll of `accept`: publishes the socket and says so.
-    pub(crate) fn become_ready(self: &Arc<Self>) -> io::Result<()> {
-        let path = &self.briefing.socket;
-        let context = |what: &str, error: io::Error| {
-            if is_scarcity(&error) {
-                // Known by its number, which a text of ours would hide: `accept` waits it out.
-                return error;
-            }
-            let path = path.display();
-            io::Error::new(error.kind(), format!("cannot {what} {path}: {error}"))
-        };
-        self.state().accepting_us = process::boot_us();
-        let _context = self.runtime.enter();
-        if self.lock.is_none() {
-            self.stage.send_if_modified(|stage| {
-                let is_new = *stage == Stage::Starting;
-                if is_new {
-                    *stage = Stage::Ready;
-                }
-                is_new
-            });
-            self.state().progress = None;
-            return Ok(());
-        }
-        self.close_on_signals()
-            .map_err(|error| context("listen for the signals that close", error))?;
-        {
-            let mut state = self.state();
-            if self.stage() != Stage::Starting {
-                // Closed from elsewhere before it came to this.
-                return Ok(());
-            }
-            let passed = state.passed.take();
-            let is_passed = passed.is_some() && !seeded::is("early-public-socket");
-            let (listener, inode) = if let Some(passed) = passed {
-                (passed, if is_passed { None } else { inode_of(path) })
-            } else {
-                let (listener, inode) =
-                    net::listen(path).map_err(|error| context("publish", error))?;
-                (listener.into(), inode)
-            };
-            let listener = readiness::listener(listener).inspect_err(|_| remove_if(path, inode))?;
-            state.public = Some(Public {
-                inode,
-                listener: Arc::new(listener),
-                is_passed,
-            });
-            state.progress = None;
-            self.write_phase(&mut state, Phase::Ready, "");
-            self.stage.send_if_modified(|stage| {
-                *stage = Stage::Ready;
-                // Whoever watches it is told when the first caller has been answered.
-                false
-            });
-        }
-        systemd::notify("READY=1");
-        Ok(())
-    }
-
-    /// The first `accept` has come to its end, with a caller or without: now there is time for what is not in a caller's way.
-    pub(crate) fn settle(self: &Arc<Self>) {
-        if self.lock.is_none() {
-            return;
-        }
-        self.stage.send_modify(|_| {});
-        if self.idle_timeout != Duration::MAX {
-            let leaving = leave_when_idle(self.clone(), self.idle_timeout);
-            task::spawn(&self.runtime, leaving);
         }
     }
 

@@ -314,9 +314,18 @@ fn a_start_outlives_the_caller_that_was_killed_or_ran_out_of_time() {
                     .start()
             };
             let mut first = begin(if is_killed { UNHURRIED } else { SHORT });
-            eventually("the daemon has been launched", || {
-                sandbox.starts().len() == 1
-            });
+            eventually(
+                "the daemon has been launched, and that written down",
+                || {
+                    let record = fs::read_to_string(beside(&socket, ".startup-lock"));
+                    let names = |pid| {
+                        record
+                            .unwrap_or_default()
+                            .contains(&format!("\npid={pid}\n"))
+                    };
+                    sandbox.starts().first().is_some_and(names)
+                },
+            );
             if is_killed {
                 first.kill();
             } else {

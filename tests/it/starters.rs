@@ -1,0 +1,91 @@
+//! Whoever starts a daemon is a caller who waits: `stop` may end the daemon, and never him in its place.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use rmux_bootstrap_tests::{eventually, process};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::sandbox;
+
+#[test]
+fn a_stop_in_the_middle_of_a_start_ends_the_daemon_and_never_its_starter() {
+    let sandbox = sandbox();
+    let rounds = if rmux_bootstrap_tests::full() {
+        300
+    } else {
+        40
+    };
+    let stop = || sandbox.call(&["stop"]).run();
+    for _ in 0..rounds {
+        let caller = sandbox
+            .call(&["pid"])
+            .deadline(Duration::from_secs(20))
+            .start();
+        let starter = caller.id();
+        let stopped = stop().stdout;
+        assert!(
+            !stopped.contains(&format!(": {starter} ")),
+            "{stopped} is the starter"
+        );
+        let answer = caller.finish();
+        // Served, or told that its daemon was ended; a signal to it would be a status of its own.
+        assert!(answer.status.code().is_some(), "{answer:#?}");
+        stop();
+        let lock = fs::File::open(sandbox.lock()).expect("open the lock");
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .expect("the lock is free when stop returns");
+    }
+}
+
+#[test]
+fn a_starter_that_hangs_before_it_spawns_is_not_signalled() {
+    let sandbox = sandbox();
+    // Something that stops it under the lock: a log that it opens and that is a FIFO would be refused, so by hand.
+    fs::create_dir(sandbox.endpoint()).expect("make the endpoint's directory");
+    Command::new("chmod")
+        .arg("700")
+        .arg(sandbox.endpoint())
+        .status()
+        .expect("chmod");
+    let script = format!(
+        r#"umask 077; exec 9>>"{lock}"; flock 9; exec sleep 60"#,
+        lock = sandbox.lock().display()
+    );
+    let mut starter = sandbox.shell(&script).start();
+    eventually("it has the lock", || {
+        fs::File::open(sandbox.lock()).is_ok_and(|lock| {
+            let shared = FlockOperation::NonBlockingLockShared;
+            flock(&lock, shared).is_err()
+        })
+    });
+    let answer = sandbox.call(&["stop"]).run();
+    answer.assert_error_tells(&["DaemonBusy", "not certain which process"]);
+    assert!(process::is_running(starter.id()));
+    starter.kill();
+}
+
+#[test]
+fn a_starter_that_hangs_before_the_hand_over_is_not_signalled() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: there is no strace here");
+        return;
+    }
+    // Before there is another process, and when there is one that has nothing yet.
+    for hangs_at in ["clone3", "listen"] {
+        let sandbox = sandbox();
+        let mut caller = Command::new("strace");
+        caller.args(["-qq", "-o", "/dev/null", "-e"]);
+        caller.arg(format!("inject={hangs_at}:delay_enter=1500000:when=1"));
+        caller.arg(sandbox.fixture()).arg("pid");
+        let caller = sandbox.within(caller).start();
+        eventually("the start is written down", || {
+            let record = fs::read_to_string(sandbox.lock()).unwrap_or_default();
+            record.contains("phase=starting")
+        });
+        let answer = sandbox.call(&["stop"]).run();
+        answer.assert_error_tells(&["not certain which process"]);
+        assert!(caller.finish().pid().1, "at {hangs_at}");
+    }
+}
