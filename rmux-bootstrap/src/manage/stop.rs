@@ -1,5 +1,6 @@
 //! Ending a daemon: asked first, forced only where it does not go.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use super::request::{ANSWER, Asked, ask, await_end, lock_is_free};
@@ -14,6 +15,7 @@ use crate::location::Location;
 use crate::lock;
 #[cfg(target_os = "linux")]
 use crate::lock::Attempt;
+use crate::sys::{net, process, wait};
 
 /// What a daemon may take beyond its grace: for its own last steps, not for anybody's answer.
 const SLACK: Duration = Duration::from_millis(200);
@@ -84,11 +86,14 @@ pub(crate) fn stop(location: &Location, reason: &str) -> Result<Stopped, Startup
                     generation: leaving.generation,
                     grace: Duration::from_millis(leaving.grace_ms),
                 };
+                // While it is certain who that is: from here its pid means the same to both of us.
+                let peer = net::credentials(&stream).ok().and_then(|peer| peer.pid);
+                let held = process::pin(target.pid).filter(|_| peer == Some(target.pid));
                 let patience = Deadline::after(target.grace.saturating_add(SLACK));
                 if !await_end(&stream, patience).map_err(failed)? {
                     return force(location, Some(target), reason, began);
                 }
-                await_lock(location, target)?;
+                await_lock(location, target, held.as_ref())?;
                 return Ok(Stopped::Left { pid: target.pid });
             }
             Asked::Silent(_) => {
@@ -120,7 +125,6 @@ fn force(
 
     use super::request::lock_inode;
     use crate::seeded;
-    use crate::sys::process;
 
     let refused = |state: &str| StartupError::DaemonBusy {
         socket_path: location.socket.clone(),
@@ -147,7 +151,7 @@ fn force(
     if !holds_it && !seeded::is("bare-pid") {
         // Its files may have gone before its last thread has.
         if has_ended(&pidfd, SLACK).map_err(failed)? {
-            await_lock(location, target)?;
+            await_lock(location, target, None)?;
             return Ok(Stopped::Left { pid });
         }
         return Err(refused(
@@ -167,7 +171,7 @@ fn force(
             return Err(refused("killed, and still there"));
         }
     }
-    await_lock(location, target)?;
+    await_lock(location, target, None)?;
     bury(location, target, &format!("{reason}, {how}"));
     Ok(stopped)
 }
@@ -215,10 +219,7 @@ fn force(
 }
 
 #[cfg(target_os = "linux")]
-fn has_ended(pidfd: &std::os::fd::OwnedFd, patience: Duration) -> std::io::Result<bool> {
-    use std::os::fd::AsFd;
-
-    use crate::sys::wait;
+fn has_ended(pidfd: &OwnedFd, patience: Duration) -> std::io::Result<bool> {
     let patience = Deadline::after(patience);
     loop {
         if wait::readable(&[pidfd.as_fd()], Some(Duration::ZERO))? {
@@ -231,8 +232,15 @@ fn has_ended(pidfd: &std::os::fd::OwnedFd, patience: Duration) -> std::io::Resul
     }
 }
 
-/// The lock of a process that has ended: it goes with the last of its descriptors, or is a later start's already.
-fn await_lock(location: &Location, target: Target) -> Result<(), StartupError> {
+/// The lock of a process that is ending, and which is `held` for that where it can be: it goes with the last of its
+/// descriptors, a moment after the connection, or is a later start's already.
+fn await_lock(
+    location: &Location,
+    target: Target,
+    mut held: Option<&OwnedFd>,
+) -> Result<(), StartupError> {
+    let failed =
+        |source| StartupError::filesystem("wait for the daemon of", &location.socket, source);
     let patience = Deadline::after(ANSWER);
     while !lock_is_free(location)? {
         if lock::read_record(&location.lock)?.generation > target.generation {
@@ -247,7 +255,13 @@ fn await_lock(location: &Location, target: Target) -> Result<(), StartupError> {
                 ),
             });
         }
-        std::thread::sleep(LOOK);
+        match held.take() {
+            // Its end is the end of all its descriptors.
+            Some(daemon) => {
+                wait::readable(&[daemon.as_fd()], patience.remaining()).map_err(failed)?;
+            }
+            None => std::thread::sleep(LOOK),
+        }
     }
     Ok(())
 }
