@@ -188,17 +188,23 @@ impl Listener {
         }
     }
 
-    /// The connection of a caller who relies on us since it was told READY: it is kept until it can be served.
-    fn redeem(&mut self, Waiting { stream, peer }: Waiting) -> io::Result<Option<Connection>> {
-        // What the runtime does not take, it closes.
-        let kept = stream.try_clone();
-        match self.connection(stream, peer) {
-            Ok(connection) => Ok(Some(connection)),
-            Err(error) => {
-                self.promised = kept.ok().map(|stream| Waiting { stream, peer });
-                self.pause_or_fail(error)?;
-                Ok(None)
+    /// The connection of a caller who relies on us since it was told READY: where there is no room for it, it is kept until
+    /// there is.
+    fn redeem(&mut self, waiting: Waiting) -> io::Result<Option<Connection>> {
+        let Waiting { mut stream, peer } = waiting;
+        loop {
+            // What the runtime does not take, it closes.
+            let kept = stream.try_clone();
+            match self.connection(stream, peer) {
+                Ok(connection) => return Ok(Some(connection)),
+                Err(error) => self.pause_or_fail(error)?,
             }
+            let Ok(kept) = kept else { return Ok(None) };
+            if self.scarcity.is_some() {
+                self.promised = Some(Waiting { stream: kept, peer });
+                return Ok(None);
+            }
+            stream = kept;
         }
     }
 
