@@ -165,10 +165,10 @@ fn own_record(
     let mut record = if found.generation == briefing.generation {
         found.clone()
     } else {
-        let fresh = Record::default().next(&build, briefing.log.clone());
         Record {
             generation: briefing.generation,
-            ..fresh
+            boot: process::boot_id(),
+            ..Record::default().next(briefing.log.clone())
         }
     };
     record.pid = std::process::id();
@@ -301,8 +301,10 @@ fn claim(
         }
     }
     // What it writes goes to whoever runs it: it has no log.
-    let mut record = last.next(&Build::own(version), PathBuf::new());
+    let mut record = last.next(PathBuf::new());
     record.is_starter = false;
+    record.boot = process::boot_id();
+    record.build = Build::own(version);
     record.grace_ms = milliseconds(grace);
     let generation = record.generation;
     record.write(&lock).map_err(|source| {

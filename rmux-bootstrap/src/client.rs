@@ -19,7 +19,9 @@ use crate::manage::{self, Status, Stopped};
 use crate::mode::Mode;
 use crate::role::SkewPolicy;
 use crate::service::Service;
-use crate::skew::{Build, Wish};
+#[cfg(feature = "clap")]
+use crate::skew::Build;
+use crate::skew::{OwnBuild, Wish};
 use crate::sys::fs::open_to_read;
 use crate::sys::process;
 
@@ -269,7 +271,6 @@ impl Client {
         let may_start = may_start && Mode::for_client()? != Mode::ConnectOnly;
         Ok(Ground {
             location: self.endpoint.locate()?,
-            build: Build::own(&self.settings.version),
             may_start,
         })
     }
@@ -306,7 +307,6 @@ type Joining<'a> =
 /// What a call stands on.
 struct Ground {
     location: Location,
-    build: Build,
     may_start: bool,
 }
 
@@ -319,7 +319,7 @@ impl Ground {
         Driver::new(Plan {
             endpoint: &client.endpoint,
             location: &self.location,
-            build: &self.build,
+            build: OwnBuild::new(&client.settings.version),
             wish: Wish::new(client.settings.on_skew, self.may_start),
             deadline,
             may_start: self.may_start,

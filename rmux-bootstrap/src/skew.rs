@@ -3,6 +3,7 @@
 //! Builds are totally ordered, and only a newer one ever asks an older one to leave. So no two clients can replace each
 //! other's daemons for ever.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 
 use crate::join::frame::shortened;
@@ -73,6 +74,26 @@ pub(crate) enum Fit {
     Use,
     Replace,
     Refuse,
+}
+
+/// The build of this very program, looked up when it is asked for: a start has time for that while its daemon loads.
+#[derive(Debug)]
+pub(crate) struct OwnBuild<'a> {
+    version: &'a str,
+    known: OnceCell<Build>,
+}
+
+impl<'a> OwnBuild<'a> {
+    pub(crate) fn new(version: &'a str) -> Self {
+        Self {
+            version,
+            known: OnceCell::new(),
+        }
+    }
+
+    pub(crate) fn get(&self) -> &Build {
+        self.known.get_or_init(|| Build::own(self.version))
+    }
 }
 
 /// A build of the program.

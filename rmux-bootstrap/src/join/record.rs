@@ -123,15 +123,13 @@ impl Record {
         }
     }
 
-    /// The record of the next start, which this process makes.
-    pub(crate) fn next(&self, build: &Build, log: PathBuf) -> Self {
+    /// The record of the next start, which this process makes: all of it that is known without a look.
+    pub(crate) fn next(&self, log: PathBuf) -> Self {
         Self {
             generation: self.generation.saturating_add(1),
             phase: Phase::Starting,
             pid: std::process::id(),
             is_starter: true,
-            boot: process::boot_id(),
-            build: build.clone(),
             started_unix_ms: unix_ms(),
             log,
             last: self.tombstone().or_else(|| self.last.clone()),

@@ -62,14 +62,11 @@ impl Start {
         self.directory = directory;
     }
 
-    /// Writes that a start is under way. What has to be written later fits into the room that this takes on the disk.
-    pub(crate) fn record(
-        &mut self,
-        location: &Location,
-        build: &Build,
-    ) -> Result<(), StartupError> {
+    /// Writes that a start is under way. What has to be written later fits into the room that this takes on the disk; and what
+    /// takes a look at other files is written later.
+    pub(crate) fn record(&mut self, location: &Location) -> Result<(), StartupError> {
         let log = Log::open(location)?;
-        self.record = self.record.next(build, log.path.clone());
+        self.record = self.record.next(log.path.clone());
         self.log = Some(log);
         self.write(location)
     }
@@ -89,7 +86,8 @@ impl Start {
         })?;
         self.record = Record {
             foreign: Some(launching),
-            ..self.record.next(&Build::default(), PathBuf::default())
+            boot: process::boot_id(),
+            ..self.record.next(PathBuf::default())
         };
         self.write(location)
     }
@@ -222,10 +220,13 @@ impl Start {
     pub(crate) fn hand_over(
         &mut self,
         location: &Location,
+        build: Build,
         grace: Duration,
     ) -> Result<(), StartupError> {
         self.record.pid = self.child_pid().unwrap_or(self.record.pid);
         self.record.is_starter = false;
+        self.record.boot = process::boot_id();
+        self.record.build = build;
         self.record.grace_ms = milliseconds(grace);
         self.write(location)?;
         match (&self.child, &self.listener) {

@@ -38,8 +38,8 @@ impl Driver<'_> {
             (Verdict::Died, _) => Err(self.record.into_failure(socket_path)),
             (Verdict::Skewed, _) => Err(StartupError::VersionSkew {
                 socket_path,
-                ours: self.plan.build.told_beside(&self.daemon.build),
-                theirs: self.daemon.build.told_beside(self.plan.build),
+                ours: self.plan.build.get().told_beside(&self.daemon.build),
+                theirs: self.daemon.build.told_beside(self.plan.build.get()),
             }),
             (Verdict::NotRunning, _) if !self.plan.may_start => Ok(None),
             _ => Err(StartupError::NotRunning { socket_path }),

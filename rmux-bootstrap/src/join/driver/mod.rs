@@ -22,7 +22,7 @@ use crate::join::start::Start;
 use crate::join::step::{Event, Hold, Join, Op, Verdict};
 use crate::location::{self, Location};
 use crate::lock;
-use crate::skew::{Build, Fit, Wish};
+use crate::skew::{Fit, OwnBuild, Wish};
 use crate::sys::net::{self, Reached};
 use crate::sys::wait;
 use crate::trace::Trace;
@@ -48,7 +48,7 @@ pub(crate) struct Joined {
 pub(crate) struct Plan<'a> {
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) location: &'a Location,
-    pub(crate) build: &'a Build,
+    pub(crate) build: OwnBuild<'a>,
     pub(crate) wish: Wish,
     pub(crate) deadline: Deadline,
     pub(crate) may_start: bool,
@@ -200,8 +200,8 @@ impl<'a> Driver<'a> {
             Op::TryLock => self.try_lock()?,
             Op::ClearStale => self.clear_stale()?,
             Op::RecordStart => {
-                let (location, build) = (self.plan.location, self.plan.build);
-                self.held()?.record(location, build)?;
+                let location = self.plan.location;
+                self.held()?.record(location)?;
                 Event::Done
             }
             Op::Spawn => {
@@ -213,7 +213,8 @@ impl<'a> Driver<'a> {
             Op::Listen => self.listen()?,
             Op::HandOver => {
                 let (location, grace) = (self.plan.location, self.plan.grace);
-                self.held()?.hand_over(location, grace)?;
+                let build = self.plan.build.get().clone();
+                self.held()?.hand_over(location, build, grace)?;
                 Event::Done
             }
             Op::RecordFailure => self.record_failure(),
@@ -243,7 +244,7 @@ impl<'a> Driver<'a> {
         let peer = door::verify(self.plan.location, &stream)?;
         self.assembler = Assembler::default();
         let applicant = Applicant {
-            build: self.plan.build.clone(),
+            build: self.plan.build.get().clone(),
             wish: self.plan.wish,
         };
         door::ask(self.plan.location, &stream, &Frame::Join(applicant))?;
@@ -294,7 +295,7 @@ impl<'a> Driver<'a> {
                 }
                 Ok(Some(Frame::Progress(text))) => self.progress = Some(text),
                 Ok(Some(Frame::Skew(daemon))) => {
-                    let fit = self.plan.wish.judge(self.plan.build, &daemon.build);
+                    let fit = self.plan.wish.judge(self.plan.build.get(), &daemon.build);
                     self.daemon = daemon;
                     return Ok(Turn::Came(match fit {
                         Fit::Replace => Event::Outdated,
@@ -333,7 +334,7 @@ impl<'a> Driver<'a> {
         if let Some((line, _)) = &self.line {
             let reason = format!(
                 "replaced by {} (pid {})",
-                self.plan.build.told_beside(&self.daemon.build),
+                self.plan.build.get().told_beside(&self.daemon.build),
                 std::process::id()
             );
             let is_replaced = true;
