@@ -31,8 +31,9 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
          steps: *Where a cold start goes*; in pages: *Processes, and the pages that they touch*.",
     ));
     let note = format!(
-        "{rounds} starts each, every one in a directory of its own, from the client's spawn to its end. {BARE}: a lock, \
-         a spawn, a READY byte, a connect, without a runtime in the client; it has no place for a second caller to wait \
+        "{rounds} starts each, every one in a directory of its own, from the client's spawn to its end. No directory is \
+         removed before all is over: where many files have just been removed, ext4 takes several times as long for a new one. \
+         {BARE}: a lock, a spawn, a READY byte, a connect, without a runtime in the client; it has no place for a second caller to wait \
          at. {KUNOBI}: `ProcessLock`, `DaemonCommand` with a readiness channel, no runtime in the client either. So \
          {BLOCKING} is what compares with these two: a `main` that is not async, and a thread for each connection."
     );
