@@ -32,7 +32,8 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
     ));
     let note = format!(
         "{rounds} starts each, every one in a directory of its own, from the client's spawn to its end. No directory is \
-         removed before all is over: where many files have just been removed, ext4 takes several times as long for a new one. \
+         removed before all is over: for some minutes after many files have been removed, ext4 takes several times as long for \
+         a new one, as a second run shows that follows at once. \
          {BARE}: a lock, a spawn, a READY byte, a connect, without a runtime in the client; it has no place for a second caller to wait \
          at. {KUNOBI}: `ProcessLock`, `DaemonCommand` with a readiness channel, no runtime in the client either. So \
          {BLOCKING} is what compares with these two: a `main` that is not async, and a thread for each connection."
