@@ -17,7 +17,11 @@ fn a_stop_in_the_middle_of_a_start_ends_the_daemon_and_never_its_starter() {
     } else {
         40
     };
-    let stop = || sandbox.call(&["stop"]).run();
+    let stop = || {
+        let answer = sandbox.call(&["stop"]).run();
+        assert!(answer.status.success(), "{answer:#?}");
+        answer
+    };
     for _ in 0..rounds {
         let caller = sandbox
             .call(&["pid"])
