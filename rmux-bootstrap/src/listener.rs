@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
@@ -14,6 +15,10 @@ use crate::handle::{Handle, KeepAlive};
 use crate::seeded;
 use crate::service::{Counted, SCARCITY_PAUSE, Service, Stage, Waiting, is_scarcity};
 use crate::sys::{net, process};
+
+/// How long a daemon that is not ready yet waits for descriptors and memory. Nobody is served by it, so what takes them is
+/// most likely itself, and the next start may have more.
+const START_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The daemon's connections.
 ///
@@ -28,6 +33,8 @@ pub struct Listener {
     endpoint: Endpoint,
     /// Runs while descriptors or memory are short.
     scarcity: Option<Pin<Box<Sleep>>>,
+    /// Since when that has kept the daemon from becoming ready.
+    hindered: Option<Instant>,
     /// Has been told READY when the runtime had no room for it.
     promised: Option<Waiting>,
     /// The first `accept` is over.
@@ -44,6 +51,7 @@ impl Listener {
             service,
             endpoint,
             scarcity: None,
+            hindered: None,
             promised: None,
             has_settled: false,
             public_first: false,
@@ -54,10 +62,11 @@ impl Listener {
     /// The next connection; `None` once the daemon is closing and nothing more will come. Dropping the future loses
     /// nothing.
     ///
-    /// A lack of descriptors or memory is waited out, not returned.
+    /// A lack of descriptors or memory is waited out, not returned, once the daemon is ready.
     ///
     /// # Errors
-    /// The public socket cannot be published, or its listener is broken.
+    /// The public socket cannot be published, or its listener is broken. Or descriptors or memory are short for a second
+    /// before the daemon is ready, so that it could serve nobody.
     pub async fn accept(&mut self) -> io::Result<Option<Connection>> {
         std::future::poll_fn(|cx| self.poll_accept(cx)).await
     }
@@ -102,6 +111,7 @@ impl Listener {
             if self.service.stage() == Stage::Starting
                 && let Err(error) = self.service.become_ready()
             {
+                let error = self.tolerated(error)?;
                 self.pause_or_fail(error)?;
                 continue;
             }
@@ -320,6 +330,16 @@ impl Listener {
             return Ok(None);
         }
         self.connection(stream, peer).map(Some)
+    }
+
+    /// What keeps the daemon from becoming ready, while that may still pass.
+    fn tolerated(&mut self, error: io::Error) -> io::Result<io::Error> {
+        let since = *self.hindered.get_or_insert_with(Instant::now);
+        if is_scarcity(&error) && since.elapsed() >= START_PATIENCE {
+            let text = format!("there is no room for a caller: {error}");
+            return Err(io::Error::new(error.kind(), text));
+        }
+        Ok(error)
     }
 
     fn pause_or_fail(&mut self, error: io::Error) -> io::Result<()> {

@@ -40,11 +40,7 @@ fn has_room() -> io::Result<()> {
         return Ok(());
     }
     let (one, _other) = net::pair()?;
-    if descriptors::are_free(DESCRIPTORS - 2) {
-        return Ok(());
-    }
-    let more: io::Result<Vec<_>> = (2..DESCRIPTORS).map(|_| one.try_clone()).collect();
-    more.map(drop)
+    descriptors::make_sure(DESCRIPTORS - 2, one)
 }
 
 mod handles_signals {

@@ -32,10 +32,57 @@ fn with_any_number_of_descriptors_there_is_an_answer_or_a_reason_in_time() {
             "{limit} descriptors: {answer:#?}"
         );
         // Whatever that came to, the next call just works.
+        let next = sandbox.call(&["pid"]).run();
         assert!(
-            sandbox.call(&["pid"]).run().status.success(),
-            "after {limit} descriptors"
+            next.status.success(),
+            "after {limit} descriptors and {answer:#?}: {next:#?}"
         );
+    }
+}
+
+#[test]
+fn a_daemon_takes_no_descriptor_that_a_caller_needs() {
+    let mut served = 0;
+    for limit in 10..=20 {
+        let sandbox = sandbox();
+        let script = format!(r#"ulimit -n {limit}; exec "$FIXTURE" pid"#);
+        let first = sandbox.shell(&script).run();
+        if !first.status.success() {
+            // Not enough for a start, which the test above looks at.
+            continue;
+        }
+        served += 1;
+        // What a daemon does for itself comes this long after its start, and tells nobody.
+        std::thread::sleep(Duration::from_millis(150));
+        let next = sandbox
+            .call(&["pid"])
+            .deadline(Duration::from_secs(3))
+            .run();
+        assert!(
+            next.status.success() && next.pid().0 == first.pid().0,
+            "{limit} descriptors: {next:#?}"
+        );
+    }
+    assert!(served > 2, "{served}");
+}
+
+#[test]
+fn a_daemon_without_room_for_a_caller_says_so_and_goes() {
+    for left in 0..=2 {
+        let sandbox = sandbox();
+        let answer = sandbox
+            .call(&["pid"])
+            .env("FIXTURE_INIT", format!("descriptors:{left}"))
+            .run();
+        if left < 2 {
+            // The public socket's, and the caller's.
+            answer.assert_error_tells(&["DaemonExited", "no room for a caller"]);
+        }
+        let next = sandbox
+            .call(&["pid"])
+            .deadline(Duration::from_secs(3))
+            .run();
+        assert_eq!(next.pid().1, left < 2, "{left}: {next:#?}");
     }
 }
 

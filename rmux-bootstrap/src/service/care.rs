@@ -3,6 +3,7 @@
 //! Cleaners, `rm -rf` and a logout take files away. A socket of ours is published again. Without the lock file's name
 //! the lock excludes nobody, so a daemon that has lost it leaves.
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::pin::pin;
@@ -10,12 +11,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::opening::NEEDED;
 use super::{Public, Service, Stage, control, inode_of, remove_if};
 use crate::lock;
 use crate::sys::fs::{Inode, Kind};
 use crate::sys::timer::Timer;
 use crate::sys::watch::Watch;
-use crate::sys::{fs, net, process, readiness, task};
+use crate::sys::{descriptors, fs, net, process, readiness, task};
 use tokio::io::unix::AsyncFd;
 
 /// A look that is taken although nothing was told: a directory further up may have been moved.
@@ -29,9 +31,13 @@ const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 pub(super) async fn watch_over(service: Arc<Service>) {
     // Not in the way of the first callers. What is lost in the meantime is seen by the first look.
     tokio::time::sleep(SETTLING).await;
-    let watch = Watch::new().ok();
+    let watch = Watch::new()
+        .ok()
+        .filter(|watch| is_room_beside(watch.signal_fd()));
     // One moment awake for each look: the runtime's own clock wakes a thread up to three times on the way to it.
-    let timer = Timer::new().ok();
+    let timer = Timer::new()
+        .ok()
+        .filter(|timer| is_room_beside(timer.signal_fd()));
     let mut stage = service.stage.subscribe();
     loop {
         let is_watched = watch.as_ref().is_some_and(|watch| service.add_to(watch));
@@ -63,6 +69,11 @@ pub(super) async fn watch_over(service: Arc<Service>) {
             watch.drain();
         }
     }
+}
+
+/// Whether a descriptor that the daemon can do without is none of the last ones, which it would keep from callers for good.
+fn is_room_beside(dispensable: BorrowedFd<'_>) -> bool {
+    descriptors::make_sure(NEEDED, dispensable).is_ok()
 }
 
 impl Service {

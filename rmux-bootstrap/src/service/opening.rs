@@ -11,7 +11,10 @@ use super::load::leave_when_idle;
 use super::{Public, Service, Stage, inode_of, is_scarcity, remove_if};
 use crate::join::phase::Phase;
 use crate::seeded;
-use crate::sys::{net, process, readiness, systemd, task};
+use crate::sys::{descriptors, net, process, readiness, systemd, task};
+
+/// The descriptors that it takes to be ready: the public socket's, and a caller's.
+pub(super) const NEEDED: usize = 2;
 
 impl Service {
     /// The first poll of `accept`: publishes the socket and says so.
@@ -27,7 +30,7 @@ impl Service {
         };
         self.state().accepting_us = process::boot_us();
         let _context = self.runtime.enter();
-        if self.lock.is_none() {
+        let Some(lock) = &self.lock else {
             self.stage.send_if_modified(|stage| {
                 let is_new = *stage == Stage::Starting;
                 if is_new {
@@ -37,7 +40,9 @@ impl Service {
             });
             self.state().progress = None;
             return Ok(());
-        }
+        };
+        // Without them it would be a daemon that serves nobody.
+        descriptors::make_sure(NEEDED, lock)?;
         self.close_on_signals()
             .map_err(|error| context("listen for the signals that close", error))?;
         {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Marks every descriptor from 3 on as close-on-exec: all at once, or those of `open` where that cannot be had.
 pub(super) fn close_on_exec(open: &[i32]) {
@@ -32,9 +32,20 @@ pub(super) fn close_on_exec(open: &[i32]) {
     }
 }
 
-/// Whether so many descriptors are free for this process, by one look at the lowest ones; `false` says nothing.
+/// Makes sure that there are so many free descriptors, by taking them for a moment where one look does not tell: others of
+/// the same file as `open`.
+pub(crate) fn make_sure(count: usize, open: impl AsFd) -> io::Result<()> {
+    if are_free(count) {
+        return Ok(());
+    }
+    let one_more = |_| rustix::io::fcntl_dupfd_cloexec(&open, 3);
+    let taken: Result<Vec<_>, _> = (0..count).map(one_more).collect();
+    taken.map(drop).map_err(Into::into)
+}
+
+/// By one look at the lowest ones; `false` says nothing.
 #[cfg(target_os = "linux")]
-pub(crate) fn are_free(count: usize) -> bool {
+fn are_free(count: usize) -> bool {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let look_at = |fd| libc::pollfd {
         fd,
@@ -54,7 +65,7 @@ pub(crate) fn are_free(count: usize) -> bool {
 
 /// `poll` does not tell what is not open from a device that it cannot wait for.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn are_free(_count: usize) -> bool {
+fn are_free(_count: usize) -> bool {
     false
 }
 

@@ -8,6 +8,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -21,7 +22,7 @@ use rmux_bootstrap::cli::DaemonCommand;
 use rmux_bootstrap::{Client, Connection, Daemon, Handle, Listener, Role, SkewPolicy};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 /// Whether `main` is to panic when it has nothing more to accept.
@@ -193,11 +194,22 @@ async fn start_up(step: &str) -> Outcome {
         "abort" => std::process::abort(),
         "kill9" => rustix::process::kill_process(this, Signal::KILL)?,
         "stop" => rustix::process::kill_process(this, Signal::STOP)?,
-        _ => match step.strip_prefix("slow:") {
-            Some(time) => tokio::time::sleep(Duration::from_millis(time.parse()?)).await,
-            None => return Err(format!("no such start-up step: {step}").into()),
+        _ => match step.split_once(':') {
+            Some(("slow", time)) => tokio::time::sleep(Duration::from_millis(time.parse()?)).await,
+            Some(("descriptors", left)) => leave_descriptors(left.parse()?)?,
+            _ => return Err(format!("no such start-up step: {step}").into()),
         },
     }
+    Ok(())
+}
+
+/// From here on this process can open so many more.
+fn leave_descriptors(left: u64) -> Outcome {
+    let free = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0)?;
+    let mut limit = getrlimit(Resource::Nofile);
+    // The lowest that is free, and so are all above it.
+    limit.current = Some(u64::try_from(free.as_raw_fd())? + left);
+    setrlimit(Resource::Nofile, limit)?;
     Ok(())
 }
 
