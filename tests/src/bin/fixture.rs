@@ -8,11 +8,10 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -204,11 +203,13 @@ async fn start_up(step: &str) -> Outcome {
 }
 
 /// From here on this process can open so many more.
-fn leave_descriptors(left: u64) -> Outcome {
-    let free = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0)?;
+fn leave_descriptors(left: usize) -> Outcome {
     let mut limit = getrlimit(Resource::Nofile);
-    // The lowest that is free, and so are all above it.
-    limit.current = Some(u64::try_from(free.as_raw_fd())? + left);
+    // Nobody else in this process opens one meanwhile.
+    limit.current = Some(0);
+    setrlimit(Resource::Nofile, limit)?;
+    let is_free = |fd: &u64| !Path::new(&format!("/proc/self/fd/{fd}")).is_symlink();
+    limit.current = (0..).filter(is_free).nth(left);
     setrlimit(Resource::Nofile, limit)?;
     Ok(())
 }
