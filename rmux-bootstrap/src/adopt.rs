@@ -12,12 +12,12 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
-use crate::hand_over::{self, Briefing, Given, MARKER};
+use crate::hand_over::{self, Briefing, MARKER};
 use crate::join::record::Record;
 use crate::join::start::{Cleared, clear_stale, clear_stale_at};
 use crate::location::{self, CLEANING, Location};
 use crate::lock::{self, Attempt};
-use crate::log::{self, say};
+use crate::log::say;
 use crate::mode::Mode;
 use crate::seeded;
 use crate::service::{Foundation, milliseconds};
@@ -114,11 +114,9 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
 
 fn adopt(version: &str, grace: Duration) -> io::Result<Option<(Foundation, Endpoint)>> {
     descriptors::close_inherited();
-    let Some((briefing, given)) = Briefing::receive(rustix::stdio::stdin())? else {
+    let Some((briefing, lock, control)) = Briefing::receive(rustix::stdio::stdin())? else {
         return Ok(None);
     };
-    let Given { lock, control, log } = given;
-    log::take_over(&log)?;
     let channel = descriptors::take_stdin()?;
     let endpoint = briefing.endpoint();
     process::detach(&endpoint.label())?;

@@ -2,7 +2,7 @@
 //!
 //! Loading this very program once more takes longer than all that a starter does, so it is begun as early as can be: under
 //! the lock, when nobody else lives here. Until the hand-over that process has nothing and is nothing. It waits for one
-//! message, which carries the lock, the control listener and the log: from its receipt on it is the daemon. A starter that goes
+//! message, which carries the lock and the control listener: from its receipt on it is the daemon. A starter that goes
 //! before has started none, and the end of the channel has its process leave.
 
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::endpoint::Endpoint;
@@ -52,16 +52,8 @@ const CHUNK: usize = 2048;
 /// What a briefing begins with.
 const BRIEFING: &[u8] = b"hand-over=1\n";
 
-/// What the hand-over ends with.
-const END: &str = "given";
-
-/// What is said with the descriptors, which come with its first byte.
-fn given(log: &Path) -> Vec<u8> {
-    Writer::default()
-        .field("log", log.as_os_str().as_bytes())
-        .number(END, 1)
-        .into_bytes()
-}
+/// What is said with the lock and the listener: descriptors do not travel without a byte.
+const GIVEN: &[u8] = b"given=1\n";
 
 /// The one key of the hint that may follow it.
 const PROCESSORS: &str = "processors";
@@ -111,14 +103,14 @@ impl Briefing {
         Endpoint::settled(location, self.key.clone())
     }
 
-    /// All but the log, which is found while the child loads.
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default()
             .number("hand-over", 1)
             .number("generation", self.generation)
             .field("socket", self.socket.as_os_str().as_bytes())
             .field("lock", self.lock.as_os_str().as_bytes())
-            .field("control", self.control.as_os_str().as_bytes());
+            .field("control", self.control.as_os_str().as_bytes())
+            .field("log", self.log.as_os_str().as_bytes());
         if let Some(directory) = &self.directory {
             writer = writer.field("directory", directory.as_os_str().as_bytes());
         }
@@ -151,19 +143,20 @@ impl Briefing {
             && net::credentials(stdin).is_ok_and(|peer| process::same_user(peer.uid))
     }
 
-    /// In the child: waits for the hand-over, and takes it with the briefing out of the channel. `None`: the starter has gone,
-    /// and there is nothing to be a daemon of.
-    pub(crate) fn receive(channel: impl AsFd) -> io::Result<Option<(Self, Given)>> {
+    /// In the child: waits for the hand-over, the lock and the listener, and takes it with the briefing out of the channel.
+    /// `None`: the starter has gone, and there is nothing to be a daemon of.
+    pub(crate) fn receive(channel: impl AsFd) -> io::Result<Option<(Self, File, OwnedFd)>> {
         let broken = || io::Error::new(io::ErrorKind::InvalidData, "the hand-over is not whole");
         let mut chunk = [0; CHUNK];
-        let (mut bytes, mut fds) = (Vec::new(), Vec::new());
-        let is_whole = |bytes: &[u8]| Reader::new(bytes).number(END) == Some(1);
-        while fds.is_empty() || !is_whole(&bytes) {
+        let mut bytes = Vec::new();
+        let fds = loop {
             match net::receive_with_fds(&channel, &mut chunk) {
                 Ok((0, _)) => return Ok(None),
-                Ok((length, more)) => {
+                Ok((length, fds)) => {
                     bytes.extend_from_slice(&chunk[..length]);
-                    fds.extend(more);
+                    if !fds.is_empty() {
+                        break fds;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     wait::readable(&[channel.as_fd()], None)?;
@@ -171,24 +164,11 @@ impl Briefing {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        }
-        let briefing = Self::decode(&bytes).ok_or_else(broken)?;
-        let [lock, control, log] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| broken())?;
-        let given = Given {
-            lock: lock.into(),
-            control,
-            log: log.into(),
         };
-        Ok(Some((briefing, given)))
+        let briefing = Self::decode(&bytes).ok_or_else(broken)?;
+        let [lock, control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| broken())?;
+        Ok(Some((briefing, lock.into(), control)))
     }
-}
-
-/// What makes a process the daemon.
-#[derive(Debug)]
-pub(crate) struct Given {
-    pub(crate) lock: File,
-    pub(crate) control: OwnedFd,
-    pub(crate) log: File,
 }
 
 /// Our end of the start-up channel and the child's, with the briefing in it: that it is there from the beginning tells the
@@ -219,10 +199,10 @@ fn channel(briefing: &Briefing) -> Result<(UnixStream, UnixStream), StartupError
     Ok((ours, theirs))
 }
 
-/// In the starter: this very program once more, which is to become the daemon. Until it has the log, it writes to `output`.
+/// In the starter: this very program once more, which is to become the daemon.
 pub(crate) fn spawn(
     briefing: &Briefing,
-    output: &File,
+    log: &Log,
     escape_scope: bool,
 ) -> Result<Watched, StartupError> {
     let failed = |source| StartupError::Launcher { source };
@@ -247,28 +227,22 @@ pub(crate) fn spawn(
             command.env_remove(variable);
         }
     }
-    let output = || output.try_clone().map(Stdio::from).map_err(failed);
+    let output = |file: &File| file.try_clone().map(Stdio::from);
     command.stdin(Stdio::from(OwnedFd::from(theirs)));
     if !seeded::is("inherited-stdout") {
-        command.stdout(output()?);
+        command.stdout(output(&log.file).map_err(failed)?);
     }
-    command.stderr(output()?);
+    command.stderr(output(&log.file).map_err(failed)?);
     let child = command.spawn().map_err(failed)?;
     Ok(Watched::new(child, Some(ours.into())))
 }
 
 /// In the starter: makes its child the daemon. One that has ended meanwhile is told by its end, not here.
-pub(crate) fn give(
-    child: &Watched,
-    lock: &File,
-    control: &OwnedFd,
-    log: &Log,
-) -> Result<(), StartupError> {
+pub(crate) fn give(child: &Watched, lock: &File, control: &OwnedFd) -> Result<(), StartupError> {
     let Some(channel) = child.channel() else {
         return Ok(());
     };
-    let fds = [lock.as_fd(), control.as_fd(), log.file.as_fd()];
-    match net::send_with_fds(channel, &given(&log.path), &fds) {
+    match net::send_with_fds(channel, GIVEN, &[lock.as_fd(), control.as_fd()]) {
         Err(source) if !is_gone(&source) => Err(StartupError::Launcher { source }),
         _ => Ok(()),
     }
@@ -330,8 +304,7 @@ mod tests {
             key: Some("k=\n".into()),
             generation: 12,
         };
-        let told = [briefing.encode(), given(&briefing.log)].concat();
-        assert_eq!(Briefing::decode(&told), Some(briefing));
+        assert_eq!(Briefing::decode(&briefing.encode()), Some(briefing));
         assert_eq!(Briefing::decode(b"hand-over=2\n"), None);
     }
 
@@ -348,16 +321,12 @@ mod tests {
                 key: Some("k".repeat(missing).into()),
                 ..shortest.clone()
             };
-            let fds = [file(), file(), file()];
+            let fds = [file(), file()];
             net::send(&ours, &briefing.encode()).expect("it is sent");
             let received = std::thread::scope(|scope| {
                 let receiver = scope.spawn(|| Briefing::receive(&theirs));
-                net::send_with_fds(
-                    &ours,
-                    &given(&briefing.log),
-                    &fds.each_ref().map(AsFd::as_fd),
-                )
-                .expect("it is sent");
+                net::send_with_fds(&ours, GIVEN, &[fds[0].as_fd(), fds[1].as_fd()])
+                    .expect("it is sent");
                 receiver.join().expect("it does not panic")
             });
             let (received, ..) = received.expect("it is whole").expect("it comes");
@@ -392,12 +361,11 @@ mod tests {
         net::send(&ours, BRIEFING).expect("it is sent");
         // More of them than there is room for, as in a process that may not have so many.
         let file = File::open("/dev/null").expect("an open file");
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
-        let fds = [file.as_fd(); 4];
+        let fds = [file.as_fd(); 3];
         assert!(ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds)));
-        let said = given(Path::new("/g"));
-        let said = [io::IoSlice::new(&said)];
+        let said = [io::IoSlice::new(GIVEN)];
         rustix::net::sendmsg(
             &ours,
             &said,

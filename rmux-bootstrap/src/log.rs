@@ -1,13 +1,12 @@
 //! The daemon's log: opened and rotated by the starter, quoted where a start-up fails.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::StartupError;
 use crate::location::{self, Location};
-use crate::sys::{descriptors, fs};
+use crate::sys::fs;
 
 /// Says something to whoever reads stderr, or the log: in one piece, so that what several processes say does not mix. Where
 /// that cannot be written, nobody misses it.
@@ -15,36 +14,6 @@ pub(crate) fn say(text: impl std::fmt::Display) {
     use std::io::Write;
 
     let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
-}
-
-/// A file in memory for what a process writes before it has its log. One on a disk takes a new process's time to make, and is
-/// made while that one loads.
-pub(crate) fn prologue() -> io::Result<File> {
-    fs::in_memory("rmux-bootstrap")
-}
-
-/// Moves what a prologue holds into the log.
-pub(crate) fn keep(prologue: &File, log: &File) -> io::Result<()> {
-    let size = fs::facts_of(prologue)?.size;
-    if size > 0 {
-        let mut said = vec![0; usize::try_from(size).unwrap_or(0)];
-        prologue.read_exact_at(&mut said, 0)?;
-        io::Write::write_all(&mut &*log, &said)?;
-        prologue.set_len(0)?;
-    }
-    Ok(())
-}
-
-/// From here on this process writes to the log, which has what it has written so far.
-pub(crate) fn take_over(log: &File) -> io::Result<()> {
-    let prologue = File::from(rustix::stdio::stderr().try_clone_to_owned()?);
-    if fs::facts_of(&prologue)?.inode == fs::facts_of(log)?.inode {
-        // Its starter found no room in memory.
-        return Ok(());
-    }
-    // A full disk costs those words, and not the daemon.
-    let _ = keep(&prologue, log);
-    descriptors::write_to(log)
 }
 
 /// A log above this size is rotated when a daemon starts, never while one runs.

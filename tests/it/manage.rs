@@ -401,23 +401,6 @@ fn a_failed_start_is_the_last_exit() {
 }
 
 #[test]
-fn a_start_that_came_to_no_daemon_is_not_called_a_crash() {
-    let sandbox = sandbox();
-    sandbox.kill(daemon(&sandbox));
-    fs::remove_file(sandbox.log()).expect("remove the log");
-    std::os::unix::fs::symlink("elsewhere", sandbox.log()).expect("make a link");
-    sandbox
-        .call(&["pid"])
-        .run()
-        .assert_error_tells(&["SymlinkRejected", &sandbox.log().display().to_string()]);
-    let why = "itsstartwentnofurther";
-    assert_tells(&status(&sandbox), &["state:NotRunning", why]);
-    fs::remove_file(sandbox.log()).expect("remove the link");
-    assert!(sandbox.pid().1, "the next call just works");
-    assert_tells(&status(&sandbox), &["state:Ready", why]);
-}
-
-#[test]
 fn status_does_not_call_a_moment_of_somebodys_look_unresponsive() {
     let sandbox = sandbox();
     sandbox.kill(daemon(&sandbox));

@@ -14,7 +14,7 @@ use crate::error::StartupError;
 use crate::hand_over::{self, Briefing};
 use crate::location::{self, Location};
 use crate::lock;
-use crate::log::{self, Log};
+use crate::log::Log;
 use crate::seeded;
 use crate::service::milliseconds;
 use crate::skew::Build;
@@ -33,8 +33,6 @@ pub(crate) struct Start {
     /// The directory, with a shared flock that keeps cleaners out until the daemon has its own.
     directory: Option<OwnedFd>,
     log: Option<Log>,
-    /// What the child writes before it has the log.
-    prologue: Option<File>,
     child: Option<Watched>,
     status: Option<ExitStatus>,
     /// The child may still be loading, and there is something to be done for it.
@@ -52,7 +50,6 @@ impl Start {
             listener: None,
             directory: None,
             log: None,
-            prologue: None,
             child: None,
             status: None,
             can_help: false,
@@ -68,17 +65,10 @@ impl Start {
     /// Writes that a start is under way. What has to be written later fits into the room that this takes on the disk; and what
     /// takes a look at other files is written later.
     pub(crate) fn record(&mut self, location: &Location) -> Result<(), StartupError> {
-        self.record = self.record.next(location.log.clone());
+        let log = Log::open(location)?;
+        self.record = self.record.next(log.path.clone());
+        self.log = Some(log);
         self.write(location)
-    }
-
-    /// The log of this start.
-    fn open_log(&mut self, location: &Location) -> Result<&Log, StartupError> {
-        let log = match self.log.take() {
-            Some(log) => log,
-            None => Log::open(location)?,
-        };
-        Ok(self.log.insert(log))
     }
 
     /// The same for a foreign daemon: which process launches it, and until when that may take.
@@ -215,17 +205,14 @@ impl Start {
         endpoint: &Endpoint,
         escape_scope: bool,
     ) -> Result<(), StartupError> {
-        let log = location.log.clone();
-        let briefing = Briefing::new(location, endpoint, log, self.record.generation);
-        self.prologue = log::prologue().ok();
-        let output = match &self.prologue {
-            Some(prologue) => prologue,
-            None => &self.open_log(location)?.file,
-        };
-        self.child = Some(hand_over::spawn(&briefing, output, escape_scope)?);
-        // In another scope there may be more processors, and a daemon without a runtime does not ask for their number.
-        self.can_help = self.on_runtime && !escape_scope;
-        self.expect_child();
+        if let Some(log) = &self.log {
+            let generation = self.record.generation;
+            let briefing = Briefing::new(location, endpoint, log.path.clone(), generation);
+            self.child = Some(hand_over::spawn(&briefing, log, escape_scope)?);
+            // In another scope there may be more processors, and a daemon without a runtime does not ask for their number.
+            self.can_help = self.on_runtime && !escape_scope;
+            self.expect_child();
+        }
         Ok(())
     }
 
@@ -236,17 +223,14 @@ impl Start {
         build: Build,
         grace: Duration,
     ) -> Result<(), StartupError> {
-        self.record.log = self.open_log(location)?.path.clone();
         self.record.pid = self.child_pid().unwrap_or(self.record.pid);
         self.record.is_starter = false;
         self.record.boot = process::boot_id();
         self.record.build = build;
         self.record.grace_ms = milliseconds(grace);
         self.write(location)?;
-        match (&self.child, &self.listener, &self.log) {
-            (Some(child), Some(listener), Some(log)) => {
-                hand_over::give(child, &self.lock, listener, log)
-            }
+        match (&self.child, &self.listener) {
+            (Some(child), Some(listener)) => hand_over::give(child, &self.lock, listener),
             _ => Ok(()),
         }
     }
@@ -301,21 +285,8 @@ impl Start {
         }
     }
 
-    /// Writes that nothing comes of this start. No daemon has failed, so whoever waits goes on to a start of its own.
-    pub(crate) fn record_end(&mut self, error: &StartupError) {
-        self.record.phase = Phase::Exited;
-        self.record.ended_unix_ms = unix_ms();
-        self.record.reason = format!("its start went no further: {error}");
-        // The caller is told the error; this is for those who ask later.
-        let _ = self.record.write(&self.lock);
-    }
-
     /// Writes that the start has failed and why.
     pub(crate) fn record_failure(&mut self) -> Record {
-        if let (Some(prologue), Some(log)) = (&self.prologue, &self.log) {
-            // What the child has said, if it never had the log; it may be all that tells why.
-            let _ = log::keep(prologue, &log.file);
-        }
         self.record = Record {
             phase: Phase::Failed,
             ended_unix_ms: unix_ms(),

@@ -4,8 +4,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::seeded;
-
 /// Marks every descriptor from 3 on as close-on-exec: all at once, or those of `open` where that cannot be had.
 pub(super) fn close_on_exec(open: &[i32]) {
     #[cfg(target_os = "linux")]
@@ -118,15 +116,6 @@ pub(super) fn open_descriptors() -> Vec<i32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|fd| *fd > 2)
         .collect()
-}
-
-/// From here on what this process writes goes to `file`.
-pub(crate) fn write_to(file: &File) -> io::Result<()> {
-    if !seeded::is("inherited-stdout") {
-        rustix::stdio::dup2_stdout(file)?;
-    }
-    rustix::stdio::dup2_stderr(file)?;
-    Ok(())
 }
 
 /// Takes standard input out of descriptor 0, close-on-exec, and puts `/dev/null` there.

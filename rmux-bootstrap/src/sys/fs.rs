@@ -85,21 +85,6 @@ pub(crate) fn facts_of(file: &File) -> io::Result<Facts> {
     file.metadata().map(Facts::from)
 }
 
-/// A file without a name, which is gone with its last descriptor.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn in_memory(name: &str) -> io::Result<File> {
-    use rustix::fs::{MemfdFlags, memfd_create};
-    // Kernels from 6.3 on want to be told that it is not going to be executed, and those before refuse to be.
-    let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)
-        .or_else(|_| memfd_create(name, MemfdFlags::CLOEXEC))?;
-    Ok(file.into())
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn in_memory(_name: &str) -> io::Result<File> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 /// `mkdir` with exactly 0700, whatever the umask; what it has made. An existing name is not an error here: the caller checks
 /// it.
 pub(crate) fn make_private_dir(path: &Path) -> io::Result<Option<Facts>> {

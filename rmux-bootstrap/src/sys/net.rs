@@ -379,7 +379,7 @@ pub(crate) fn pair() -> io::Result<(UnixStream, UnixStream)> {
 }
 
 /// The most descriptors that one message carries.
-const FDS_MAX: usize = 3;
+const FDS_MAX: usize = 2;
 
 /// Sends `bytes` with the descriptors attached, without waiting.
 pub(crate) fn send_with_fds(

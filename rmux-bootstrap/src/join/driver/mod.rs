@@ -160,7 +160,7 @@ impl<'a> Driver<'a> {
                 return Ok(Some(verdict));
             }
             self.trace.step(self.join.op().step());
-            match self.perform().inspect_err(|error| self.fail(error))? {
+            match self.perform()? {
                 Turn::Came(event) => {
                     self.join.step(event);
                     if self.join.hold() == Hold::Nothing {
@@ -222,15 +222,6 @@ impl<'a> Driver<'a> {
             Op::Finish(_) => Event::Done,
         };
         Ok(Turn::Came(came))
-    }
-
-    /// An error ends the call. A start that has been written down and has no daemon yet ends with it.
-    fn fail(&mut self, error: &StartupError) {
-        if let (Op::Spawn | Op::Listen | Op::HandOver, Some(start)) =
-            (self.join.op(), &mut self.start)
-        {
-            start.record_end(error);
-        }
     }
 
     fn connect(&mut self) -> Result<Event, StartupError> {
