@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
@@ -16,9 +15,9 @@ use crate::seeded;
 use crate::service::{Counted, SCARCITY_PAUSE, Service, Stage, Waiting, is_scarcity};
 use crate::sys::{net, process};
 
-/// How long a daemon that is not ready yet waits for descriptors and memory. Nobody is served by it, so what takes them is
-/// most likely itself, and the next start may have more.
-const START_PATIENCE: Duration = Duration::from_secs(1);
+/// How often a daemon that is not ready yet looks for descriptors and memory, with a pause behind each look: a second in all.
+/// Nobody is served by it, so what takes them is most likely itself, and the next start may have more.
+const START_TRIES: u32 = 50;
 
 /// The daemon's connections.
 ///
@@ -33,8 +32,8 @@ pub struct Listener {
     endpoint: Endpoint,
     /// Runs while descriptors or memory are short.
     scarcity: Option<Pin<Box<Sleep>>>,
-    /// Since when that has kept the daemon from becoming ready.
-    hindered: Option<Instant>,
+    /// How often that has kept the daemon from becoming ready.
+    hindered: u32,
     /// Has been told READY when the runtime had no room for it.
     promised: Option<Waiting>,
     /// The first `accept` is over.
@@ -51,7 +50,7 @@ impl Listener {
             service,
             endpoint,
             scarcity: None,
-            hindered: None,
+            hindered: 0,
             promised: None,
             has_settled: false,
             public_first: false,
@@ -334,8 +333,11 @@ impl Listener {
 
     /// What keeps the daemon from becoming ready, while that may still pass.
     fn tolerated(&mut self, error: io::Error) -> io::Result<io::Error> {
-        let since = *self.hindered.get_or_insert_with(Instant::now);
-        if is_scarcity(&error) && since.elapsed() >= START_PATIENCE {
+        if !is_scarcity(&error) {
+            return Ok(error);
+        }
+        self.hindered += 1;
+        if self.hindered > START_TRIES {
             let text = format!("there is no room for a caller: {error}");
             return Err(io::Error::new(error.kind(), text));
         }

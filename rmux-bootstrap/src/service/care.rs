@@ -31,15 +31,19 @@ const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 pub(super) async fn watch_over(service: Arc<Service>) {
     // Not in the way of the first callers. What is lost in the meantime is seen by the first look.
     tokio::time::sleep(SETTLING).await;
-    let watch = Watch::new()
-        .ok()
-        .filter(|watch| is_room_beside(watch.signal_fd()));
-    // One moment awake for each look: the runtime's own clock wakes a thread up to three times on the way to it.
-    let timer = Timer::new()
-        .ok()
-        .filter(|timer| is_room_beside(timer.signal_fd()));
     let mut stage = service.stage.subscribe();
+    let (mut watch, mut timer) = (None, None);
     loop {
+        // Each time anew where there has been no room so far.
+        watch = watch.or_else(|| {
+            let watch = Watch::new().ok();
+            watch.filter(|watch| is_room_beside(watch.signal_fd()))
+        });
+        // One moment awake for each look: the runtime's own clock wakes a thread up to three times on the way to it.
+        timer = timer.or_else(|| {
+            let timer = Timer::new().ok();
+            timer.filter(|timer| is_room_beside(timer.signal_fd()))
+        });
         let is_watched = watch.as_ref().is_some_and(|watch| service.add_to(watch));
         // After the names have been added, so that nothing is missed in between.
         if !service.look_after() {

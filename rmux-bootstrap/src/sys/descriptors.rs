@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::io::Errno;
+
 /// Marks every descriptor from 3 on as close-on-exec: all at once, or those of `open` where that cannot be had.
 pub(super) fn close_on_exec(open: &[i32]) {
     #[cfg(target_os = "linux")]
@@ -38,35 +40,24 @@ pub(crate) fn make_sure(count: usize, open: impl AsFd) -> io::Result<()> {
     if are_free(count) {
         return Ok(());
     }
-    let one_more = |_| rustix::io::fcntl_dupfd_cloexec(&open, 3);
+    let one_more = |_| match rustix::io::fcntl_dupfd_cloexec(&open, 3) {
+        // Not even this number is allowed.
+        Err(Errno::INVAL) => Err(Errno::MFILE),
+        outcome => outcome,
+    };
     let taken: Result<Vec<_>, _> = (0..count).map(one_more).collect();
     taken.map(drop).map_err(Into::into)
 }
 
-/// By one look at the lowest ones; `false` says nothing.
-#[cfg(target_os = "linux")]
+/// By a look at the lowest ones; `false` says nothing.
 fn are_free(count: usize) -> bool {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let look_at = |fd| libc::pollfd {
-        fd,
-        events: 0,
-        revents: 0,
-    };
-    let mut looked_at: Vec<_> = (3..27).map(look_at).collect();
-    // SAFETY: the list is as long as it says; a number without a descriptor is what is looked for.
-    let told = unsafe { libc::poll(looked_at.as_mut_ptr(), looked_at.len() as libc::nfds_t, 0) };
-    let free = looked_at.iter().filter(|looked| {
-        let is_allowed =
-            limit.is_none_or(|limit| u64::try_from(looked.fd).is_ok_and(|fd| fd < limit));
-        is_allowed && looked.revents & libc::POLLNVAL != 0
-    });
-    told >= 0 && free.count() >= count
-}
-
-/// `poll` does not tell what is not open from a device that it cannot wait for.
-#[cfg(not(target_os = "linux"))]
-fn are_free(_count: usize) -> bool {
-    false
+    let is_allowed =
+        |fd: &i32| limit.is_none_or(|limit| u64::try_from(*fd).is_ok_and(|fd| fd < limit));
+    // SAFETY: asks for a flag of a descriptor, or fails where there is none.
+    let is_free = |fd: &i32| unsafe { libc::fcntl(*fd, libc::F_GETFD) } == -1;
+    let lowest = (3..27).take_while(is_allowed).filter(is_free);
+    lowest.take(count).count() == count
 }
 
 /// Closes every descriptor from 3 on: what the caller happened to have open is not ours to keep.
