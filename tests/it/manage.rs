@@ -1,6 +1,7 @@
 //! Asking a daemon how it is, and ending it.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rmux_bootstrap_tests::{Answer, Sandbox, eventually, process};
@@ -398,6 +399,35 @@ fn a_failed_start_is_the_last_exit() {
     let sandbox = sandbox();
     sandbox.call(&["pid"]).init("panic").run().error();
     assert_tells(&status(&sandbox), &["state:NotRunning", "endedinstart-up"]);
+}
+
+#[test]
+fn a_start_that_came_to_no_daemon_is_nobodys_end() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: there is no strace here");
+        return;
+    }
+    let sandbox = sandbox();
+    let fail = |call: &str| {
+        let mut caller = Command::new("strace");
+        caller.args(["-qq", "-o", "/dev/null", "-e"]);
+        caller.arg(format!("inject={call}:error=ENOBUFS"));
+        caller.arg(sandbox.fixture()).arg("pid");
+        let answer = sandbox.within(caller).run();
+        answer.assert_error_tells(&["No buffer space available"]);
+        assert!(!sandbox.control().exists(), "{call}: nobody listens there");
+    };
+    // The last steps of a start: the listener, and the message that makes a process the daemon.
+    fail("listen");
+    fail("sendmsg");
+    assert_tells(&status(&sandbox), &["state:NotRunning", "last_exit:None"]);
+    let first = daemon(&sandbox);
+    assert!(sandbox.call(&["stop"]).run().status.success());
+    fail("sendmsg");
+    let why = ["stoppedbypid", &format!("pid:{first}")];
+    assert_tells(&status(&sandbox), &["state:NotRunning", why[0], why[1]]);
+    sandbox.pid();
+    assert_tells(&status(&sandbox), &["state:Ready", why[0], why[1]]);
 }
 
 #[test]

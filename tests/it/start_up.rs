@@ -1,5 +1,6 @@
 //! A daemon that dies, dawdles or hangs before it is ready, and what its callers are told.
 
+use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -55,6 +56,26 @@ fn a_kill_in_start_up_is_told_at_once_with_its_signal() {
 #[test]
 fn a_server_that_returns_without_accepting_has_died_in_start_up() {
     crash_is_told("return", "exit status: 0", "before the first `accept`");
+}
+
+#[test]
+fn what_a_process_says_before_it_is_the_daemon_is_in_its_log() {
+    let sandbox = sandbox();
+    let answer = sandbox
+        .call(&["pid"])
+        .env("FIXTURE_FOREWORD", "say")
+        .init("ok")
+        .run();
+    assert!(answer.pid().1, "{answer:#?}");
+    let log = || fs::read_to_string(sandbox.log()).expect("read the log");
+    let said = "fixture: a foreword\n";
+    assert_eq!(log(), format!("{said}fixture: start-up step ok\n"));
+
+    sandbox.kill(answer.pid().0);
+    let dead = sandbox.call(&["pid"]).env("FIXTURE_FOREWORD", "die").run();
+    dead.assert_error_tells(&["DaemonExited", "exit status: 9", "a foreword"]);
+    assert!(dead.took < AT_ONCE, "told after {:?}", dead.took);
+    assert!(log().ends_with(&format!("step ok\n{said}")), "{}", log());
 }
 
 /// Starts callers whose daemon stands at the gate, and returns when every one of them waits for it.

@@ -29,6 +29,8 @@ use crate::sys::{fs, systemd};
 pub(crate) struct Start {
     lock: File,
     record: Record,
+    /// The record that was found, from the first one of this start until there is a daemon.
+    found: Option<Record>,
     listener: Option<OwnedFd>,
     /// The directory, with a shared flock that keeps cleaners out until the daemon has its own.
     directory: Option<OwnedFd>,
@@ -47,6 +49,7 @@ impl Start {
         Self {
             lock,
             record,
+            found: None,
             listener: None,
             directory: None,
             log: None,
@@ -66,7 +69,8 @@ impl Start {
     /// takes a look at other files is written later.
     pub(crate) fn record(&mut self, location: &Location) -> Result<(), StartupError> {
         let log = Log::open(location)?;
-        self.record = self.record.next(log.path.clone());
+        let next = self.record.next(log.path.clone());
+        self.found = Some(std::mem::replace(&mut self.record, next));
         self.log = Some(log);
         self.write(location)
     }
@@ -228,7 +232,16 @@ impl Start {
         self.record.boot = process::boot_id();
         self.record.build = build;
         self.record.grace_ms = milliseconds(grace);
-        self.write(location)?;
+        let given = self.write(location).and_then(|()| self.give());
+        if given.is_ok() {
+            self.found = None;
+        } else {
+            self.stop_listening(location);
+        }
+        given
+    }
+
+    fn give(&self) -> Result<(), StartupError> {
         match (&self.child, &self.listener) {
             (Some(child), Some(listener)) => hand_over::give(child, &self.lock, listener),
             _ => Ok(()),
@@ -303,6 +316,10 @@ impl Start {
 
 impl Drop for Start {
     fn drop(&mut self) {
+        if let Some(found) = &self.found {
+            // Nothing comes of this start, and no daemon has ended. Who asks for the last one's end is told that one's.
+            let _ = found.write(&self.lock);
+        }
         if seeded::is("unlock-on-drop") {
             self.unlock();
         }

@@ -188,20 +188,21 @@ pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, Option<Inode>)> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE));
         rustix::net::bind(&socket, &target.address)?;
+        // Ours for a moment only, and nobody can have reached it.
+        let removed = |error| {
+            let _ = std::fs::remove_file(path);
+            error
+        };
         let mut made = super::fs::look(path).ok().flatten();
         if made.as_ref().is_none_or(|made| made.mode != SOCKET_MODE) {
             match std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)) {
                 // The name was taken away at once: again, with a new one.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    // Ours for a moment only, and nobody can have reached it.
-                    let _ = std::fs::remove_file(path);
-                    return Err(error);
-                }
+                Err(error) => return Err(removed(error)),
                 Ok(()) => made = super::fs::look(path).ok().flatten(),
             }
         }
-        listen_again(&socket)?;
+        listen_again(&socket).map_err(removed)?;
         return Ok((socket, made.map(|made| made.inode)));
     }
 }

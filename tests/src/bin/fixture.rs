@@ -43,6 +43,12 @@ fn main() -> ExitCode {
     {
         return report(under_strace(&options, &arguments));
     }
+    if let (["__rmux-daemon", ..], Ok(then)) = (&arguments[..], std::env::var("FIXTURE_FOREWORD")) {
+        eprintln!("fixture: a foreword");
+        if then == "die" {
+            return ExitCode::from(9);
+        }
+    }
     match arguments[..] {
         ["raw"] => report(raw()),
         ["fill", path] => report(fill(path)),
