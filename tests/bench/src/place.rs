@@ -251,16 +251,7 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        // Who ends may leave orphans, which are ours then.
-        loop {
-            let children = children();
-            if children.is_empty() {
-                break;
-            }
-            for child in children {
-                end(child);
-            }
-        }
+        end_all();
     }
 }
 
@@ -289,6 +280,19 @@ fn remove(directory: &Path) {
             eprintln!("{} stays: {error}", directory.display());
         }
         _ => {}
+    }
+}
+
+/// Kills every daemon, whose files stay. Who ends may leave orphans, which are ours then.
+pub(crate) fn end_all() {
+    loop {
+        let children = children();
+        if children.is_empty() {
+            break;
+        }
+        for child in children {
+            end(child);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use program::{DELAY, Outcome};
 
 use super::{BARE, BLOCKING, KUNOBI, PROGRAMS, WARM_UP, alternate, named};
-use crate::place::Bench;
+use crate::place::{Bench, end_all};
 use crate::report::{Chart, Profile, Report, Table, Verdict, short};
 use crate::sample::{Sample, count};
 
@@ -46,10 +46,10 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
         &table,
     ));
     report.tables.push(table);
-    match bench.memory() {
-        Some(memory) => in_memory(bench, report, &memory),
-        None => Ok(()),
+    if let Some(memory) = bench.memory() {
+        in_memory(bench, report, &memory)?;
     }
+    after_a_crash(bench, report)
 }
 
 /// The same where the files are on no disk, as in the runtime directory of a session. What a file costs depends on its
@@ -68,6 +68,31 @@ fn in_memory(bench: &mut Bench, report: &mut Report, memory: &Path) -> Outcome {
         "µs",
         note,
         named(&samples),
+    ));
+    Ok(())
+}
+
+/// The same where a daemon has run before: its files are there, and its sockets have to be told from one that lives.
+fn after_a_crash(bench: &mut Bench, report: &mut Report) -> Outcome {
+    let rounds = bench.rounds(ROUNDS);
+    let able = || PROGRAMS.into_iter().filter(|(_, name)| *name != BARE);
+    let programs: Vec<_> = able().map(|(program, _)| program).collect();
+    let samples = alternate(programs.len(), rounds, |side, _| {
+        let place = bench.place()?;
+        place.start(programs[side])?;
+        end_all();
+        // Whether a daemon is new is told by some of them from the file, which is there.
+        Ok(place.run(place.program(programs[side], "ask"))?.took)
+    })?;
+    let note = format!(
+        "{rounds} starts each, as in the first of these tables, but each one in a directory in which its daemon has been \
+         killed just before. {BARE} is not among them: it does not start where a dead socket is."
+    );
+    report.tables.push(Table::new(
+        "Cold start, whole process, after a crash",
+        "µs",
+        note,
+        able().map(|(_, name)| name).zip(samples),
     ));
     Ok(())
 }
