@@ -88,10 +88,7 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
     }
     if Briefing::is_there() {
         match adopt(version, grace) {
-            Ok(Some((foundation, endpoint))) => Born::Server(Box::new(foundation), endpoint),
-            // Whoever started this process has not come to the hand-over, which is nothing that the next daemon's log
-            // should tell of.
-            Ok(None) => exit(EXIT_HAND_OVER),
+            Ok((foundation, endpoint)) => Born::Server(Box::new(foundation), endpoint),
             Err(error) => give_up(
                 EXIT_HAND_OVER,
                 format_args!("the hand-over to this daemon failed: {error}"),
@@ -112,11 +109,9 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
     }
 }
 
-fn adopt(version: &str, grace: Duration) -> io::Result<Option<(Foundation, Endpoint)>> {
+fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
     descriptors::close_inherited();
-    let Some((briefing, lock, control)) = Briefing::receive(rustix::stdio::stdin())? else {
-        return Ok(None);
-    };
+    let (briefing, lock, control) = Briefing::receive(rustix::stdio::stdin())?;
     let channel = descriptors::take_stdin()?;
     let endpoint = briefing.endpoint();
     process::detach(&endpoint.label())?;
@@ -151,10 +146,10 @@ fn adopt(version: &str, grace: Duration) -> io::Result<Option<(Foundation, Endpo
         passed: None,
         held: keep,
     };
-    Ok(Some((foundation, endpoint)))
+    Ok((foundation, endpoint))
 }
 
-/// The record of this daemon. The starter has written it already, as far as it knows us.
+/// The record of this daemon. The starter has written it already, all but what we know better.
 fn own_record(
     lock: &File,
     briefing: &Briefing,
@@ -163,21 +158,19 @@ fn own_record(
 ) -> io::Result<Record> {
     let found = Record::read(lock);
     let mut record = if found.generation == briefing.generation {
-        found.clone()
+        found
     } else {
         Record {
             generation: briefing.generation,
-            boot: process::boot_id(),
             ..Record::default().next(briefing.log.clone())
         }
     };
     record.pid = std::process::id();
     record.is_starter = false;
+    record.boot = process::boot_id();
     record.build = build;
     record.grace_ms = milliseconds(grace);
-    if record != found {
-        record.write(lock)?;
-    }
+    record.write(lock)?;
     Ok(record)
 }
 

@@ -323,7 +323,6 @@ impl Ground {
             wish: Wish::new(client.settings.on_skew, self.may_start),
             deadline,
             may_start: self.may_start,
-            grace: client.settings.grace,
             escape_scope: client.settings.scope_escape,
         })
     }

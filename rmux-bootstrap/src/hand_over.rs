@@ -1,14 +1,13 @@
 //! Starting the daemon's process without a fork of ours.
 //!
-//! Loading this very program once more takes longer than all that a starter does, so it is begun as early as can be: under
-//! the lock, when nobody else lives here. Until the hand-over that process has nothing and is nothing. It waits for one
-//! message, which carries the lock and the control listener: from its receipt on it is the daemon. A starter that goes
-//! before has started none, and the end of the channel has its process leave.
+//! The lock and the control listener are put into the child's standard input *before* the child exists. From its first
+//! instruction on it holds both and waits for nobody: there is no moment at which a kill of the starter could leave a child
+//! without them, or a starter that does not get a processor could hold one up.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -22,7 +21,7 @@ use crate::location::{Location, Place, Rule};
 use crate::log::Log;
 use crate::seeded;
 use crate::sys::process::Watched;
-use crate::sys::{net, process, systemd, wait};
+use crate::sys::{net, process, systemd};
 
 /// The first argument of a daemon.
 pub(crate) const MARKER: &str = "__rmux-daemon";
@@ -51,9 +50,6 @@ const CHUNK: usize = 2048;
 
 /// What a briefing begins with.
 const BRIEFING: &[u8] = b"hand-over=1\n";
-
-/// What is said with the lock and the listener: descriptors do not travel without a byte.
-const GIVEN: &[u8] = b"given=1\n";
 
 /// The one key of the hint that may follow it.
 const PROCESSORS: &str = "processors";
@@ -143,37 +139,33 @@ impl Briefing {
             && net::credentials(stdin).is_ok_and(|peer| process::same_user(peer.uid))
     }
 
-    /// In the child: waits for the hand-over, the lock and the listener, and takes it with the briefing out of the channel.
-    /// `None`: the starter has gone, and there is nothing to be a daemon of.
-    pub(crate) fn receive(channel: impl AsFd) -> io::Result<Option<(Self, File, OwnedFd)>> {
+    /// In the child: takes the briefing, the lock and the listener out of the channel.
+    pub(crate) fn receive(channel: impl AsFd) -> io::Result<(Self, File, OwnedFd)> {
         let broken = || io::Error::new(io::ErrorKind::InvalidData, "the hand-over is not whole");
         let mut chunk = [0; CHUNK];
-        let mut bytes = Vec::new();
-        let fds = loop {
+        let (length, fds) = net::receive_with_fds(&channel, &mut chunk)?;
+        let mut bytes = chunk[..length].to_vec();
+        // All of it has been there from the beginning, so there is no more where a chunk is not full.
+        while bytes.len().is_multiple_of(CHUNK) {
             match net::receive_with_fds(&channel, &mut chunk) {
-                Ok((0, _)) => return Ok(None),
-                Ok((length, fds)) => {
-                    bytes.extend_from_slice(&chunk[..length]);
-                    if !fds.is_empty() {
-                        break fds;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait::readable(&[channel.as_fd()], None)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok((0, _)) => break,
+                Ok((length, _)) => bytes.extend_from_slice(&chunk[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
-        };
+        }
         let briefing = Self::decode(&bytes).ok_or_else(broken)?;
         let [lock, control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| broken())?;
-        Ok(Some((briefing, lock.into(), control)))
+        Ok((briefing, lock.into(), control))
     }
 }
 
-/// Our end of the start-up channel and the child's, with the briefing in it: that it is there from the beginning tells the
-/// child that there is a starter.
-fn channel(briefing: &Briefing) -> Result<(UnixStream, UnixStream), StartupError> {
+/// Our end of the start-up channel and the child's, with the whole hand-over in it: that it is there from the beginning tells
+/// the child that there is a starter.
+fn channel(
+    briefing: &Briefing,
+    fds: [BorrowedFd<'_>; 2],
+) -> Result<(UnixStream, UnixStream), StartupError> {
     let failed = |source| StartupError::Launcher { source };
     let (ours, theirs) = net::pair().map_err(failed)?;
     // What the child is going to ask about us: one that does not trust us takes nothing from us.
@@ -186,27 +178,37 @@ fn channel(briefing: &Briefing) -> Result<(UnixStream, UnixStream), StartupError
         });
     }
     let told = briefing.encode();
-    // Nobody reads yet, so what does not fit would be waited with for ever.
-    if net::send(&ours, &told).map_err(failed)? < told.len() {
-        return Err(failed(io::Error::new(
+    match net::send_with_fds(&ours, &told, &fds) {
+        Ok(()) => Ok((ours, theirs)),
+        // Nobody reads yet, so what does not fit would be waited with for ever.
+        Err(error) if is_too_long(&error) => Err(failed(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(
                 "the endpoint's paths and key take {} bytes, which is more than a process can be started with",
                 told.len()
             ),
-        )));
+        ))),
+        Err(error) => Err(failed(error)),
     }
-    Ok((ours, theirs))
 }
 
-/// In the starter: this very program once more, which is to become the daemon.
+fn is_too_long(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WriteZero | io::ErrorKind::WouldBlock
+    )
+}
+
+/// In the starter: this very program once more, as the daemon.
 pub(crate) fn spawn(
     briefing: &Briefing,
+    lock: &File,
+    control: &OwnedFd,
     log: &Log,
     escape_scope: bool,
 ) -> Result<Watched, StartupError> {
     let failed = |source| StartupError::Launcher { source };
-    let (ours, theirs) = channel(briefing)?;
+    let (ours, theirs) = channel(briefing, [lock.as_fd(), control.as_fd()])?;
     let mut command = if escape_scope && systemd::has_user_scopes() {
         // It becomes what it starts: the same process, its standard input included.
         let mut scope = Command::new("systemd-run");
@@ -235,24 +237,6 @@ pub(crate) fn spawn(
     command.stderr(output(&log.file).map_err(failed)?);
     let child = command.spawn().map_err(failed)?;
     Ok(Watched::new(child, Some(ours.into())))
-}
-
-/// In the starter: makes its child the daemon. One that has ended meanwhile is told by its end, not here.
-pub(crate) fn give(child: &Watched, lock: &File, control: &OwnedFd) -> Result<(), StartupError> {
-    let Some(channel) = child.channel() else {
-        return Ok(());
-    };
-    match net::send_with_fds(channel, GIVEN, &[lock.as_fd(), control.as_fd()]) {
-        Err(source) if !is_gone(&source) => Err(StartupError::Launcher { source }),
-        _ => Ok(()),
-    }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
-    )
 }
 
 /// In the starter, when there is nothing to do but wait: tells its child how many processors there are for it. Counting them
@@ -322,14 +306,9 @@ mod tests {
                 ..shortest.clone()
             };
             let fds = [file(), file()];
-            net::send(&ours, &briefing.encode()).expect("it is sent");
-            let received = std::thread::scope(|scope| {
-                let receiver = scope.spawn(|| Briefing::receive(&theirs));
-                net::send_with_fds(&ours, GIVEN, &[fds[0].as_fd(), fds[1].as_fd()])
-                    .expect("it is sent");
-                receiver.join().expect("it does not panic")
-            });
-            let (received, ..) = received.expect("it is whole").expect("it comes");
+            net::send_with_fds(&ours, &briefing.encode(), &fds.each_ref().map(AsFd::as_fd))
+                .expect("it is sent");
+            let (received, ..) = Briefing::receive(&theirs).expect("it is whole");
             assert_eq!(received, briefing);
             assert_eq!(counted_processors(&theirs), None);
             net::send(&ours, b"processors=4\n").expect("it is sent");
@@ -348,7 +327,10 @@ mod tests {
             key: Some("k".repeat(8 * 1024 * 1024).into()),
             ..briefing.expect("all that is needed")
         };
-        let refused = channel(&long).map(drop).expect_err("nobody reads it");
+        let file = File::open("/dev/null").expect("an open file");
+        let refused = channel(&long, [file.as_fd(); 2])
+            .map(drop)
+            .expect_err("nobody reads it");
         assert!(
             matches!(&refused, StartupError::Launcher { source } if source.kind() == io::ErrorKind::InvalidInput),
             "{refused:?}"
@@ -358,14 +340,13 @@ mod tests {
     #[test]
     fn descriptors_that_do_not_arrive_are_an_error_and_not_waited_for() {
         let (ours, theirs) = net::pair().expect("a channel");
-        net::send(&ours, BRIEFING).expect("it is sent");
         // More of them than there is room for, as in a process that may not have so many.
         let file = File::open("/dev/null").expect("an open file");
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
         let fds = [file.as_fd(); 3];
         assert!(ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds)));
-        let said = [io::IoSlice::new(GIVEN)];
+        let said = [io::IoSlice::new(BRIEFING)];
         rustix::net::sendmsg(
             &ours,
             &said,
@@ -378,14 +359,5 @@ mod tests {
             received.map_err(|error| error.kind()),
             Err(io::ErrorKind::InvalidData)
         );
-    }
-
-    #[test]
-    fn a_process_whose_starter_goes_before_the_hand_over_is_told_so() {
-        let (ours, theirs) = net::pair().expect("a channel");
-        net::send(&ours, BRIEFING).expect("it is sent");
-        drop(ours);
-        let received = Briefing::receive(&theirs).expect("an end is no error");
-        assert!(received.is_none(), "{received:?}");
     }
 }

@@ -80,7 +80,7 @@ fn a_long_lived_starter_collects_neither_zombies_nor_descriptors() {
 #[test]
 fn a_long_lived_caller_whose_start_goes_no_further_keeps_no_process() {
     let sandbox = sandbox();
-    // It cannot listen at the control socket. The process that was to become the daemon has been started by then.
+    // It cannot listen at the control socket.
     let mut command = Command::new("strace");
     command
         .args(["-qq", "-o", "/dev/null", "-e", "inject=listen:error=ENOMEM"])

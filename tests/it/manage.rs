@@ -417,7 +417,7 @@ fn a_start_that_came_to_no_daemon_is_nobodys_end() {
         answer.assert_error_tells(&["No buffer space available"]);
         assert!(!sandbox.control().exists(), "{call}: nobody listens there");
     };
-    // The last steps of a start: the listener, and the message that makes a process the daemon.
+    // The last steps of a start: the listener, and the message that is put into the daemon's standard input.
     fail("listen");
     fail("sendmsg");
     assert_tells(&status(&sandbox), &["state:NotRunning", "last_exit:None"]);

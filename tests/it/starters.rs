@@ -71,13 +71,13 @@ fn a_starter_that_hangs_before_it_spawns_is_not_signalled() {
 }
 
 #[test]
-fn a_starter_that_hangs_before_the_hand_over_is_not_signalled() {
+fn a_starter_that_hangs_in_the_middle_is_not_signalled() {
     if Command::new("strace").arg("-V").output().is_err() {
         eprintln!("skipped: there is no strace here");
         return;
     }
-    // Before there is another process, and when there is one that has nothing yet.
-    for hangs_at in ["clone3", "listen"] {
+    // Before anybody can wait, and before there is a process to be the daemon.
+    for hangs_at in ["listen", "clone3"] {
         let sandbox = sandbox();
         let mut caller = Command::new("strace");
         caller.args(["-qq", "-o", "/dev/null", "-e"]);

@@ -22,7 +22,7 @@ fn a_start_tells_where_its_time_went_and_how_the_last_daemon_ended() {
     assert_eq!(
         steps,
         [
-            "probe", "lock", "probe", "prepare", "spawn", "handover", "adopt", "init", "ready"
+            "probe", "lock", "probe", "prepare", "spawn", "adopt", "init", "ready"
         ],
         "{answer:#?}"
     );

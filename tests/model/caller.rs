@@ -208,8 +208,8 @@ fn perform(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
             Some(Event::Done)
         }
         (Op::Listen, _) => return listen(world, index),
-        (Op::HandOver, _) => {
-            hand_over(world, index);
+        (Op::Spawn, _) => {
+            spawn(world, index);
             Some(Event::Done)
         }
         (Op::RecordFailure, At::Start) => {
@@ -234,16 +234,9 @@ fn perform(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
             Some(Event::Done)
         }
         // The queue is never full here.
-        // What has been spawned has nothing before the hand-over, so that whatever becomes of it shows to nobody.
-        (
-            Op::Spawn
-            | Op::AwaitChild
-            | Op::RecordFailure
-            | Op::AwaitRoom
-            | Op::Pause
-            | Op::Finish(_),
-            _,
-        ) => Some(Event::Done),
+        (Op::AwaitChild | Op::RecordFailure | Op::AwaitRoom | Op::Pause | Op::Finish(_), _) => {
+            Some(Event::Done)
+        }
     })
 }
 
@@ -415,7 +408,7 @@ fn listen(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
     }
 }
 
-fn hand_over(world: &mut World, index: usize) {
+fn spawn(world: &mut World, index: usize) {
     let caller = &world.callers[index];
     let (Some(lock), Some(listener)) = (caller.lock, caller.listener) else {
         return;

@@ -72,13 +72,14 @@ pub(crate) struct Record {
     /// Counts the starts at this lock file.
     pub(crate) generation: u64,
     pub(crate) phase: Phase,
-    /// The daemon; before there is one, its starter. 0 where a start failed before there was a process.
+    /// The daemon, as soon as it has come to itself; before, its starter. 0 where a start failed before there was a process.
     pub(crate) pid: u32,
-    /// The process is the one that starts the daemon, which has been given nothing yet.
+    /// The process is the one that starts the daemon.
     pub(crate) is_starter: bool,
     /// Only in the record of a foreign daemon, which cannot hold the lock: so the pid has to tell whether it may still
     /// come to answer.
     pub(crate) foreign: Option<Foreign>,
+    /// Which boot the pid is of, where that matters.
     pub(crate) boot: String,
     pub(crate) build: Build,
     pub(crate) grace_ms: u64,

@@ -16,8 +16,6 @@ use crate::location::{self, Location};
 use crate::lock;
 use crate::log::Log;
 use crate::seeded;
-use crate::service::milliseconds;
-use crate::skew::Build;
 use crate::sys::net::{self, Reached};
 use crate::sys::process::{self, Watched};
 use crate::sys::reaper::Reaper;
@@ -29,7 +27,7 @@ use crate::sys::{fs, systemd};
 pub(crate) struct Start {
     lock: File,
     record: Record,
-    /// The record that was found, from the first one of this start until there is a daemon.
+    /// The record that was found, from the one of this start until there is a daemon.
     found: Option<Record>,
     listener: Option<OwnedFd>,
     /// The directory, with a shared flock that keeps cleaners out until the daemon has its own.
@@ -65,8 +63,8 @@ impl Start {
         self.directory = directory;
     }
 
-    /// Writes that a start is under way. What has to be written later fits into the room that this takes on the disk; and what
-    /// takes a look at other files is written later.
+    /// Writes that a start is under way. What has to be written later fits into the room that this takes on the disk; what
+    /// takes a look at other files, the daemon writes.
     pub(crate) fn record(&mut self, location: &Location) -> Result<(), StartupError> {
         let log = Log::open(location)?;
         let next = self.record.next(log.path.clone());
@@ -201,51 +199,30 @@ impl Start {
         Ok(())
     }
 
-    /// Has this program loaded once more, while the rest is made ready. Where the start goes no further, that process ends
-    /// by itself, with our end of its channel.
+    /// From here on there is a daemon: what this call holds, it holds as well.
     pub(crate) fn spawn(
         &mut self,
         location: &Location,
         endpoint: &Endpoint,
         escape_scope: bool,
     ) -> Result<(), StartupError> {
-        if let Some(log) = &self.log {
+        if let (Some(listener), Some(log)) = (&self.listener, &self.log) {
             let generation = self.record.generation;
             let briefing = Briefing::new(location, endpoint, log.path.clone(), generation);
-            self.child = Some(hand_over::spawn(&briefing, log, escape_scope)?);
+            match hand_over::spawn(&briefing, &self.lock, listener, log, escape_scope) {
+                Ok(child) => self.child = Some(child),
+                Err(error) => {
+                    self.stop_listening(location);
+                    return Err(error);
+                }
+            }
+            // The record is the daemon's now.
+            self.found = None;
             // In another scope there may be more processors, and a daemon without a runtime does not ask for their number.
             self.can_help = self.on_runtime && !escape_scope;
             self.expect_child();
         }
         Ok(())
-    }
-
-    /// From here on there is a daemon: what this call holds, it holds as well. The record is its own, and says so.
-    pub(crate) fn hand_over(
-        &mut self,
-        location: &Location,
-        build: Build,
-        grace: Duration,
-    ) -> Result<(), StartupError> {
-        self.record.pid = self.child_pid().unwrap_or(self.record.pid);
-        self.record.is_starter = false;
-        self.record.boot = process::boot_id();
-        self.record.build = build;
-        self.record.grace_ms = milliseconds(grace);
-        let given = self.write(location).and_then(|()| self.give());
-        if given.is_ok() {
-            self.found = None;
-        } else {
-            self.stop_listening(location);
-        }
-        given
-    }
-
-    fn give(&self) -> Result<(), StartupError> {
-        match (&self.child, &self.listener) {
-            (Some(child), Some(listener)) => hand_over::give(child, &self.lock, listener),
-            _ => Ok(()),
-        }
     }
 
     /// While the child loads, the starter does for it what it can.

@@ -31,12 +31,10 @@ pub(crate) enum Op {
     ClearStale,
     /// Holding the lock: write that a start is under way, with a new generation.
     RecordStart,
-    /// Holding the lock: start the process that is to become the daemon. Until the hand-over it has nothing.
-    Spawn,
     /// Holding the lock: bind the control socket and listen, so that everybody can wait there.
     Listen,
-    /// Write that it is the process's start from here on, and give it the lock and the listener, which makes it the daemon.
-    HandOver,
+    /// Start the daemon's process, with the lock and the listener.
+    Spawn,
     /// The child is dead and had never been ready: write that down.
     RecordFailure,
     /// Somebody holds the lock and nobody listens: one of the three short gaps. Pause, longer with each try.
@@ -54,9 +52,8 @@ impl Op {
             Self::AwaitReady | Self::AwaitChild => "wait",
             Self::AskToLeave | Self::AwaitEnd => "replace",
             Self::ReadRecord | Self::TryLock | Self::Pause => "lock",
-            Self::ClearStale | Self::RecordStart => "prepare",
+            Self::ClearStale | Self::RecordStart | Self::Listen => "prepare",
             Self::Spawn => "spawn",
-            Self::Listen | Self::HandOver => "handover",
             Self::RecordFailure | Self::Finish(_) => "finish",
         }
     }
@@ -126,7 +123,7 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Hold {
     Nothing,
-    /// The lock; a process that has been spawned has nothing yet.
+    /// The lock; nothing has been spawned.
     Lock,
     /// The lock, and a child that holds it too.
     Child,
@@ -174,10 +171,9 @@ impl Join {
             Op::Pause | Op::AwaitEnd => Op::Connect,
             Op::ClearStale | Op::Listen if event == Event::Occupied => self.let_go(Op::Pause),
             Op::ClearStale => Op::RecordStart,
-            Op::RecordStart => Op::Spawn,
-            Op::Spawn => Op::Listen,
-            Op::Listen => Op::HandOver,
-            Op::HandOver => {
+            Op::RecordStart => Op::Listen,
+            Op::Listen => Op::Spawn,
+            Op::Spawn => {
                 self.hold = Hold::Child;
                 Op::AwaitReady
             }
@@ -276,14 +272,13 @@ mod tests {
     }
 
     #[test]
-    fn a_start_listens_before_there_is_a_daemon() {
+    fn a_start_listens_before_it_spawns() {
         let ops = run(
             true,
             &[
                 Event::Nobody,
                 Event::Locked(Phase::Unknown),
                 Event::Nobody,
-                Event::Done,
                 Event::Done,
                 Event::Done,
                 Event::Done,
@@ -299,9 +294,8 @@ mod tests {
                 Op::Connect,
                 Op::ClearStale,
                 Op::RecordStart,
-                Op::Spawn,
                 Op::Listen,
-                Op::HandOver,
+                Op::Spawn,
                 Op::AwaitReady,
                 Op::Finish(Verdict::Started)
             ]
@@ -366,7 +360,6 @@ mod tests {
             Event::Done,
             Event::Done,
             Event::Done,
-            Event::Done,
             Event::Gone,
             Event::Record(Phase::Starting),
         ] {
@@ -389,7 +382,6 @@ mod tests {
             Event::Nobody,
             Event::Locked(Phase::Exited),
             Event::Nobody,
-            Event::Done,
             Event::Done,
             Event::Done,
             Event::Occupied,

@@ -361,13 +361,9 @@ impl Watched {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
-    /// Nothing more will come through the channel: a child that waits there for its hand-over ends. Also where a process that
-    /// has been forked from this one still has the channel.
+    /// Nothing more will be said through the channel. What was sent can still be received.
     pub(super) fn close_channel(&mut self) {
-        if let Some(channel) = self.channel.take() {
-            // What was sent can still be received.
-            let _ = rustix::net::shutdown(channel, rustix::net::Shutdown::Write);
-        }
+        self.channel = None;
     }
 
     /// The child itself, and its pidfd where there is one.

@@ -53,7 +53,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) deadline: Deadline,
     pub(crate) may_start: bool,
     /// The daemon's own.
-    pub(crate) grace: Duration,
     /// The daemon is to have a scope of its own.
     pub(crate) escape_scope: bool,
 }
@@ -211,12 +210,6 @@ impl<'a> Driver<'a> {
                 Event::Done
             }
             Op::Listen => self.listen()?,
-            Op::HandOver => {
-                let (location, grace) = (self.plan.location, self.plan.grace);
-                let build = self.plan.build.get().clone();
-                self.held()?.hand_over(location, build, grace)?;
-                Event::Done
-            }
             Op::RecordFailure => self.record_failure(),
             Op::Pause => return Ok(self.await_pause()),
             Op::Finish(_) => Event::Done,

@@ -10,7 +10,7 @@ use crate::sample::Sample;
 const ROUNDS: usize = 200;
 
 /// The steps of a call in their order, and what each of them is.
-const STEPS: [(&str, &str); 8] = [
+const STEPS: [(&str, &str); 7] = [
     ("probe", "connect to nobody, twice"),
     (
         "lock",
@@ -18,16 +18,12 @@ const STEPS: [(&str, &str); 8] = [
     ),
     (
         "prepare",
-        "look for what a dead daemon left; make the log and the record",
+        "look for what a dead daemon left; make the log, the record and the control socket",
     ),
-    ("spawn", "`posix_spawn`"),
-    (
-        "handover",
-        "make the control socket, and give it to the process, which loads meanwhile",
-    ),
+    ("spawn", "`posix_spawn`, and the hand-over put into it"),
     (
         "adopt",
-        "load the program once more, as far as that is not over; take the hand-over; become a daemon; build the runtime",
+        "load the program once more; take the hand-over; become a daemon; build the runtime",
     ),
     ("init", "`main`, up to its first `accept`"),
     (
