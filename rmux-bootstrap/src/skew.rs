@@ -76,7 +76,7 @@ pub(crate) enum Fit {
     Refuse,
 }
 
-/// The build of this very program, looked up when it is asked for: a start has time for that while its daemon loads.
+/// The build of this very program, looked up when it is asked for, and not where nobody is to be told.
 #[derive(Debug)]
 pub(crate) struct OwnBuild<'a> {
     version: &'a str,

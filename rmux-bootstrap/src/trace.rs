@@ -49,8 +49,8 @@ impl Trace {
             .map_or(self.began, |(_, begun)| *begun);
         let waits = self.steps.last_mut().filter(|(name, _)| *name != SPAWN);
         if let Some((name, begun)) = waits.filter(|_| adopted >= since) {
-            // Until then it was the hand-over that was waited for. A daemon that is our own may have been faster than we
-            // came to wait for it.
+            // Until then it was the load that was waited for. A daemon that is our own may have been faster than we came to
+            // wait for it.
             *name = "adopt";
             *begun = adopted.min(*begun);
         }

@@ -1,7 +1,6 @@
 //! What daemons leave behind: for the next one, and in the process that started them.
 
 use std::fs::File;
-use std::process::Command;
 
 use rmux_bootstrap_tests::{Sandbox, process};
 use rustix::fs::{FlockOperation, flock};
@@ -75,26 +74,4 @@ fn a_long_lived_starter_collects_neither_zombies_nor_descriptors() {
     assert_eq!(value("zombies"), 0, "{answer:#?}");
     assert!(value("after") <= value("before"), "{answer:#?}");
     assert_eq!(sandbox.starts().len(), 21);
-}
-
-#[test]
-fn a_long_lived_caller_whose_start_goes_no_further_keeps_no_process() {
-    let sandbox = sandbox();
-    // It cannot listen at the control socket.
-    let mut command = Command::new("strace");
-    command
-        .args(["-qq", "-o", "/dev/null", "-e", "inject=listen:error=ENOMEM"])
-        .arg(sandbox.fixture())
-        .arg("outlive");
-    if Command::new("strace").arg("-V").output().is_err() {
-        println!("skipped: no strace");
-        return;
-    }
-    let answer = sandbox.within(command).run();
-    let told = answer.stdout.as_str();
-    assert!(
-        told.starts_with("children=0 Err(Filesystem { operation: \"listen at\""),
-        "{answer:#?}"
-    );
-    assert_eq!(sandbox.starts(), [0_u32; 0]);
 }

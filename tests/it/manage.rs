@@ -431,6 +431,31 @@ fn a_start_that_came_to_no_daemon_is_nobodys_end() {
 }
 
 #[test]
+fn a_failure_of_old_is_not_told_to_who_waits_for_a_start_that_comes_to_nothing() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: there is no strace here");
+        return;
+    }
+    let sandbox = sandbox();
+    sandbox.call(&["pid"]).init("exit3").run().error();
+    let mut starter = Command::new("strace");
+    starter.args(["-qq", "-o", "/dev/null", "-e"]);
+    starter.arg("inject=sendmsg:error=ENOBUFS:delay_enter=1000000");
+    starter.arg(sandbox.fixture()).arg("pid");
+    let starter = sandbox.within(starter).start();
+    eventually("it listens", || sandbox.control().exists());
+    let waiter = sandbox.call(&["pid"]).run();
+    assert!(waiter.pid().1, "it starts the daemon: {waiter:#?}");
+    starter
+        .finish()
+        .assert_error_tells(&["No buffer space available"]);
+    assert_tells(
+        &status(&sandbox),
+        &["state:Ready", "endedinstart-upwithexitstatus:3"],
+    );
+}
+
+#[test]
 fn status_does_not_call_a_moment_of_somebodys_look_unresponsive() {
     let sandbox = sandbox();
     sandbox.kill(daemon(&sandbox));

@@ -183,6 +183,15 @@ impl Record {
             && self.boot == process::boot_id()
     }
 
+    /// The same without a failure that somebody may wait for. What is told of the daemon's end stays.
+    pub(crate) fn into_history(mut self) -> Self {
+        if self.phase == Phase::Failed {
+            self.reason = self.tombstone().map(|end| end.reason).unwrap_or_default();
+            self.phase = Phase::Exited;
+        }
+        self
+    }
+
     /// The last generation whose failure is history to a call that finds this record when it begins: it neither reports
     /// that failure nor is kept from starting by it. A start that is under way may still fail within the call.
     pub(crate) fn history(&self) -> u64 {

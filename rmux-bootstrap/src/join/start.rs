@@ -27,7 +27,7 @@ use crate::sys::{fs, systemd};
 pub(crate) struct Start {
     lock: File,
     record: Record,
-    /// The record that was found, from the one of this start until there is a daemon.
+    /// What is put back if there is going to be no daemon: from the record of this start until there is one.
     found: Option<Record>,
     listener: Option<OwnedFd>,
     /// The directory, with a shared flock that keeps cleaners out until the daemon has its own.
@@ -68,7 +68,7 @@ impl Start {
     pub(crate) fn record(&mut self, location: &Location) -> Result<(), StartupError> {
         let log = Log::open(location)?;
         let next = self.record.next(log.path.clone());
-        self.found = Some(std::mem::replace(&mut self.record, next));
+        self.found = Some(std::mem::replace(&mut self.record, next).into_history());
         self.log = Some(log);
         self.write(location)
     }
@@ -277,14 +277,17 @@ impl Start {
 
     /// Writes that the start has failed and why.
     pub(crate) fn record_failure(&mut self) -> Record {
-        self.record = Record {
-            phase: Phase::Failed,
-            ended_unix_ms: unix_ms(),
-            pid: self.child_pid().unwrap_or(self.record.pid),
-            status: self.status.map(process::raw_status),
-            reason: self.log.as_ref().map(Log::tail).unwrap_or_default(),
-            ..self.record.clone()
-        };
+        // It may have said more of itself.
+        let written = Record::read(&self.lock);
+        if written.generation == self.record.generation {
+            self.record = written;
+        }
+        self.record.phase = Phase::Failed;
+        self.record.ended_unix_ms = unix_ms();
+        self.record.pid = self.child_pid().unwrap_or(self.record.pid);
+        self.record.is_starter = false;
+        self.record.status = self.status.map(process::raw_status);
+        self.record.reason = self.log.as_ref().map(Log::tail).unwrap_or_default();
         // A failing disk costs the others the reason, nothing more.
         let _ = self.record.write(&self.lock);
         self.record.clone()

@@ -188,18 +188,22 @@ pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, Option<Inode>)> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(SOCKET_MODE));
         rustix::net::bind(&socket, &target.address)?;
+        let look = || super::fs::look(path).ok().flatten();
+        let mut made = look();
+        let inode = made.as_ref().map(|made| made.inode);
         // Ours for a moment only, and nobody can have reached it.
         let removed = |error| {
-            let _ = std::fs::remove_file(path);
+            if look().map(|found| found.inode) == inode {
+                let _ = std::fs::remove_file(path);
+            }
             error
         };
-        let mut made = super::fs::look(path).ok().flatten();
         if made.as_ref().is_none_or(|made| made.mode != SOCKET_MODE) {
             match std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)) {
                 // The name was taken away at once: again, with a new one.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(removed(error)),
-                Ok(()) => made = super::fs::look(path).ok().flatten(),
+                Ok(()) => made = look(),
             }
         }
         listen_again(&socket).map_err(removed)?;

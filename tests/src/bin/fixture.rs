@@ -332,11 +332,6 @@ async fn ask(client: Client) -> Outcome {
             println!("{}", request(&mut connection, "helper").await?);
         }
         ["embed", times] => embed(&client, times.parse()?).await?,
-        ["outlive"] => {
-            let failed = client.connect_or_start().await.map(drop);
-            settled_descriptors(0).await;
-            println!("children={} {failed:?}", children().len());
-        }
         _ => return Err(format!("no such command: {arguments:?}").into()),
     }
     Ok(())

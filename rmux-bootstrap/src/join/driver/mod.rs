@@ -28,8 +28,7 @@ use crate::sys::wait;
 use crate::trace::Trace;
 
 /// The pauses in the gaps in which nobody listens: they double from the first to the last. A poll, because nothing
-/// announces the end of such a gap; it lasts for as long as another process needs for a handful of system calls, and to spawn
-/// one.
+/// announces the end of such a gap; it lasts for as long as another process needs for a handful of system calls.
 const PAUSE_FIRST: Duration = Duration::from_micros(200);
 const PAUSE_LAST: Duration = Duration::from_millis(5);
 
@@ -52,7 +51,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) wish: Wish,
     pub(crate) deadline: Deadline,
     pub(crate) may_start: bool,
-    /// The daemon's own.
     /// The daemon is to have a scope of its own.
     pub(crate) escape_scope: bool,
 }

@@ -105,6 +105,14 @@ impl Driver<'_> {
     }
 
     pub(super) fn listen(&mut self) -> Result<Event, StartupError> {
+        let outcome = self.listen_and_connect();
+        if let (Some(start), Ok(Event::Occupied) | Err(_)) = (&mut self.start, &outcome) {
+            start.stop_listening(self.plan.location);
+        }
+        outcome
+    }
+
+    fn listen_and_connect(&mut self) -> Result<Event, StartupError> {
         let control = &self.plan.location.control;
         self.held()?.listen(control)?;
         let failed = |source| StartupError::filesystem("connect to", control, source);
