@@ -338,7 +338,9 @@ impl Listener {
         }
         self.hindered += 1;
         if self.hindered > START_TRIES {
-            let text = format!("there is no room for a caller: {error}");
+            let text = format!(
+                "there is no room for a caller, so that the limit of open files (`ulimit -n`) or of memory has to be higher: {error}"
+            );
             return Err(io::Error::new(error.kind(), text));
         }
         Ok(error)
