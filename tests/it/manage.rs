@@ -1,10 +1,9 @@
 //! Asking a daemon how it is, and ending it.
 
 use std::fs;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rmux_bootstrap_tests::{Answer, Sandbox, eventually, process};
+use rmux_bootstrap_tests::{Answer, Sandbox, eventually, has_strace, process};
 use rustix::process::Signal;
 
 use crate::sandbox;
@@ -403,17 +402,13 @@ fn a_failed_start_is_the_last_exit() {
 
 #[test]
 fn a_start_that_came_to_no_daemon_is_nobodys_end() {
-    if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("skipped: there is no strace here");
+    if !has_strace() {
         return;
     }
     let sandbox = sandbox();
     let fail = |call: &str| {
-        let mut caller = Command::new("strace");
-        caller.args(["-qq", "-o", "/dev/null", "-e"]);
-        caller.arg(format!("inject={call}:error=ENOBUFS"));
-        caller.arg(sandbox.fixture()).arg("pid");
-        let answer = sandbox.within(caller).run();
+        let fault = format!("{call}:error=ENOBUFS");
+        let answer = sandbox.faulty(&fault, &["pid"]).run();
         answer.assert_error_tells(&["No buffer space available"]);
         assert!(!sandbox.control().exists(), "{call}: nobody listens there");
     };
@@ -428,31 +423,6 @@ fn a_start_that_came_to_no_daemon_is_nobodys_end() {
     assert_tells(&status(&sandbox), &["state:NotRunning", why[0], why[1]]);
     sandbox.pid();
     assert_tells(&status(&sandbox), &["state:Ready", why[0], why[1]]);
-}
-
-#[test]
-fn a_failure_of_old_is_not_told_to_who_waits_for_a_start_that_comes_to_nothing() {
-    if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("skipped: there is no strace here");
-        return;
-    }
-    let sandbox = sandbox();
-    sandbox.call(&["pid"]).init("exit3").run().error();
-    let mut starter = Command::new("strace");
-    starter.args(["-qq", "-o", "/dev/null", "-e"]);
-    starter.arg("inject=sendmsg:error=ENOBUFS:delay_enter=1000000");
-    starter.arg(sandbox.fixture()).arg("pid");
-    let starter = sandbox.within(starter).start();
-    eventually("it listens", || sandbox.control().exists());
-    let waiter = sandbox.call(&["pid"]).run();
-    assert!(waiter.pid().1, "it starts the daemon: {waiter:#?}");
-    starter
-        .finish()
-        .assert_error_tells(&["No buffer space available"]);
-    assert_tells(
-        &status(&sandbox),
-        &["state:Ready", "endedinstart-upwithexitstatus:3"],
-    );
 }
 
 #[test]

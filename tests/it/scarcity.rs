@@ -1,9 +1,8 @@
 //! Few descriptors, odd signals: a caller that has little still gets an answer or a reason.
 
-use std::process::Command;
 use std::time::Duration;
 
-use rmux_bootstrap_tests::process;
+use rmux_bootstrap_tests::{has_strace, process};
 use rustix::process::Signal;
 
 use crate::sandbox;
@@ -103,8 +102,7 @@ fn the_daemon_does_not_inherit_ignored_signals() {
 
 #[test]
 fn whoever_was_told_ready_is_served_though_the_runtime_had_no_room_at_first() {
-    if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("skipped: there is no strace here");
+    if !has_strace() {
         return;
     }
     // Each of the daemon's registrations fails once; which of them is the first caller's, nobody needs to know.

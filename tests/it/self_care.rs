@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rmux_bootstrap_tests::{Sandbox, eventually, exchange, process};
+use rmux_bootstrap_tests::{Sandbox, eventually, exchange, has_strace, process};
 use rustix::fs::FlockOperation;
 
 use crate::sandbox;
@@ -273,8 +273,7 @@ fn as_a_cleaner(sandbox: &Sandbox) -> fs::File {
 
 #[test]
 fn a_start_waits_for_a_cleaner_that_is_at_work_in_its_directory() {
-    if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("skipped: there is no strace here");
+    if !has_strace() {
         return;
     }
     let sandbox = sandbox();

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use rmux_bootstrap_tests::{eventually, process};
+use rmux_bootstrap_tests::{eventually, has_strace, process};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::sandbox;
@@ -72,18 +72,14 @@ fn a_starter_that_hangs_before_it_spawns_is_not_signalled() {
 
 #[test]
 fn a_starter_that_hangs_in_the_middle_is_not_signalled() {
-    if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("skipped: there is no strace here");
+    if !has_strace() {
         return;
     }
     // Before anybody can wait, and before there is a process to be the daemon.
     for hangs_at in ["listen", "clone3"] {
         let sandbox = sandbox();
-        let mut caller = Command::new("strace");
-        caller.args(["-qq", "-o", "/dev/null", "-e"]);
-        caller.arg(format!("inject={hangs_at}:delay_enter=1500000:when=1"));
-        caller.arg(sandbox.fixture()).arg("pid");
-        let caller = sandbox.within(caller).start();
+        let fault = format!("{hangs_at}:delay_enter=1500000:when=1");
+        let caller = sandbox.faulty(&fault, &["pid"]).start();
         eventually("the start is written down", || {
             let record = fs::read_to_string(sandbox.lock()).unwrap_or_default();
             record.contains("phase=starting")
@@ -92,4 +88,27 @@ fn a_starter_that_hangs_in_the_middle_is_not_signalled() {
         answer.assert_error_tells(&["not certain which process"]);
         assert!(caller.finish().pid().1, "at {hangs_at}");
     }
+}
+
+#[test]
+fn a_failure_of_old_is_not_told_to_who_waits_for_a_start_that_comes_to_nothing() {
+    if !has_strace() {
+        return;
+    }
+    let sandbox = sandbox();
+    sandbox.call(&["pid"]).init("exit3").run().error();
+    let starter = sandbox
+        .faulty("sendmsg:error=ENOBUFS:delay_enter=1000000", &["pid"])
+        .start();
+    eventually("it listens", || sandbox.control().exists());
+    let waiter = sandbox.call(&["pid"]).run();
+    assert!(waiter.pid().1, "it starts the daemon: {waiter:#?}");
+    starter
+        .finish()
+        .assert_error_tells(&["No buffer space available"]);
+    let status = sandbox.call(&["status"]).run().stdout;
+    assert!(
+        status.contains("ended in start-up with exit status: 3"),
+        "what is told of the old one stays: {status}"
+    );
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use rmux_bootstrap_tests::{Answer, Invocation, Sandbox, eventually};
+use rmux_bootstrap_tests::{Answer, Invocation, Sandbox, eventually, has_strace};
 
 use crate::phase::Phase;
 use crate::step::{Event, Hold, Join, Op, Verdict};
@@ -237,14 +237,6 @@ fn traced(sandbox: &Sandbox, log: &Path, more: &[&str]) -> Invocation {
     sandbox.within(command)
 }
 
-fn is_there() -> bool {
-    let found = Command::new("strace").arg("-V").output().is_ok();
-    if !found {
-        eprintln!("skipped: there is no strace here");
-    }
-    found
-}
-
 fn sandbox() -> Sandbox {
     Sandbox::new(env!("CARGO_BIN_EXE_fixture"))
 }
@@ -270,7 +262,7 @@ fn assert_path(log: &Path, answer: &Answer, allowed: &[Verdict]) {
 
 #[test]
 fn a_start_a_wait_and_a_join_are_paths() {
-    if !is_there() {
+    if !has_strace() {
         return;
     }
     let sandbox = sandbox();
@@ -295,7 +287,7 @@ fn a_start_a_wait_and_a_join_are_paths() {
 
 #[test]
 fn a_crash_in_start_up_and_the_wait_for_one_are_paths() {
-    if !is_there() {
+    if !has_strace() {
         return;
     }
     let sandbox = sandbox();
@@ -311,7 +303,7 @@ fn a_crash_in_start_up_and_the_wait_for_one_are_paths() {
 
 #[test]
 fn a_crowd_of_callers_are_paths_and_one_of_them_starts() {
-    if !is_there() {
+    if !has_strace() {
         return;
     }
     let sandbox = sandbox();
@@ -333,7 +325,7 @@ fn a_crowd_of_callers_are_paths_and_one_of_them_starts() {
 
 #[test]
 fn a_starter_that_is_killed_was_on_a_path_and_so_is_the_next_call() {
-    if !is_there() {
+    if !has_strace() {
         return;
     }
     // The calls after which the world is another one, and the numbers under which a start makes them.

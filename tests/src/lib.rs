@@ -22,6 +22,15 @@ pub fn full() -> bool {
     std::env::var_os("RMUX_BOOTSTRAP_TEST_FULL").is_some_and(|value| value == "1")
 }
 
+/// Whether faults can be injected into system calls; says so where the test is going to be skipped.
+pub fn has_strace() -> bool {
+    let found = std::process::Command::new("strace").arg("-V").output();
+    if found.is_err() {
+        eprintln!("skipped: there is no strace here");
+    }
+    found.is_ok()
+}
+
 /// Waits until `condition` holds, looking every millisecond.
 ///
 /// The tests wait for what another process does, which has no descriptor of ours to wait on; a bounded look at the

@@ -121,6 +121,17 @@ impl Sandbox {
         self.within(command)
     }
 
+    /// A call of the fixture into whose own system calls strace injects this, in strace's words.
+    pub fn faulty(&self, injected: &str, arguments: &[&str]) -> Invocation {
+        let mut command = Command::new("strace");
+        command
+            .args(["-qq", "-o", "/dev/null", "-e"])
+            .arg(format!("inject={injected}"))
+            .arg(&self.fixture)
+            .args(arguments);
+        self.within(command)
+    }
+
     /// A shell script in which `$FIXTURE` is the fixture's path.
     pub fn shell(&self, script: &str) -> Invocation {
         let mut command = Command::new("sh");
