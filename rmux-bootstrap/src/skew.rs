@@ -125,6 +125,10 @@ impl Build {
     }
 
     fn compare(&self, theirs: &Self) -> Skew {
+        // Mostly they are one and the same, which is not worth taking them apart for.
+        if self == theirs {
+            return Skew::None;
+        }
         match compare_versions(&theirs.version, &self.version) {
             Ordering::Less => return Skew::OlderVersion,
             Ordering::Greater => return Skew::NewerVersion,

@@ -80,7 +80,9 @@ pub(crate) fn markdown(report: &Report, quick: bool) -> String {
     }
     line("\n## Numbers");
     for table in &report.tables {
-        line(&format!("\n### {}\n\n{}\n", table.title, table.note));
+        let by_pairs = if table.by_pairs { BY_PAIRS } else { "" };
+        let note = format!("{} {by_pairs}", table.note);
+        line(&format!("\n### {}\n\n{}\n", table.title, note.trim_end()));
         line(&format!(
             "| | median, {u} | p90, {u} | p99, {u} | ours is |",
             u = unit(table)
@@ -156,14 +158,33 @@ fn ratio(table: &Table, row: &Row) -> String {
     if table.parts || std::ptr::eq(ours, row) || row.sample.median() == 0.0 {
         return String::new();
     }
-    format!("{:.2}×", ours.sample.median() / row.sample.median())
+    let medians = format!("{:.2}×", ours.sample.median() / row.sample.median());
+    if !table.by_pairs {
+        return medians;
+    }
+    let [low, high] = ours.sample.ratio_by_pairs(&row.sample);
+    format!("{medians} ({low:.3} to {high:.3})")
 }
+
+/// What the numbers in brackets are, where there are some.
+const BY_PAIRS: &str =
+    "In brackets: where the median of the rounds' own ratios is with a certainty of 95 %.";
 
 /// Every row that beats ours at the same work.
 fn better(report: &Report) -> Vec<String> {
     let tables = report.tables.iter().filter(|table| table.comparable);
     let rows = tables.flat_map(|table| table.rows.iter().skip(1).map(move |row| (table, row)));
-    let ahead = rows.filter(|(table, row)| row.sample.median() < table.rows[0].sample.median());
+    // Not counted as behind where that may be chance.
+    let is_ahead = |(table, row): &(&Table, &Row)| {
+        let ours = &table.rows[0].sample;
+        if table.by_pairs {
+            let [low, _] = ours.ratio_by_pairs(&row.sample);
+            low > 1.0
+        } else {
+            row.sample.median() < ours.median()
+        }
+    };
+    let ahead = rows.filter(is_ahead);
     let tell = |(table, row): (&Table, &Row)| {
         let (theirs, ours) = (row.sample.median(), table.rows[0].sample.median());
         let (theirs, ours, unit) = (short(theirs), short(ours), unit(table));

@@ -106,6 +106,8 @@ pub(crate) struct Table {
     pub(crate) comparable: bool,
     /// Whether the rows are parts of one whole, so that their ratios say nothing.
     pub(crate) parts: bool,
+    /// Whether what is round for round in the rows was taken side by side.
+    pub(crate) by_pairs: bool,
 }
 
 pub(crate) struct Row {
@@ -131,7 +133,14 @@ impl Table {
             rows: rows.collect(),
             comparable: true,
             parts: false,
+            by_pairs: false,
         }
+    }
+
+    /// How ours compares is told round by round as well, for rows that are so close that medians may come out either way.
+    pub(crate) fn by_pairs(mut self) -> Self {
+        self.by_pairs = true;
+        self
     }
 
     pub(crate) fn of_parts(mut self) -> Self {

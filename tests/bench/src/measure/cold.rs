@@ -11,12 +11,14 @@ use crate::sample::{Sample, count};
 
 const BUDGET: f64 = 1.10;
 const ROUNDS: usize = 200;
+/// The same for whole cold starts: some of the programs are so close that fewer do not tell them apart.
+const STARTS: usize = 800;
 /// The longest start-up of a daemon in [`extra_wait`], in microseconds.
 const LONGEST: f64 = 100_000.0;
 
 /// From the spawn of the client to its end, one request answered.
 pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
-    let rounds = bench.rounds(ROUNDS);
+    let rounds = bench.rounds(STARTS);
     let samples = alternate(PROGRAMS.len(), rounds, |side, _| {
         Ok(bench.place()?.start(PROGRAMS[side].0)?.took)
     })?;
@@ -38,7 +40,7 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
          at. {KUNOBI}: `ProcessLock`, `DaemonCommand` with a readiness channel, no runtime in the client either. So \
          {BLOCKING} is what compares with these two: a `main` that is not async, and a thread for each connection."
     );
-    let table = Table::new("Cold start, whole process", "µs", note, named(&samples));
+    let table = Table::new("Cold start, whole process", "µs", note, named(&samples)).by_pairs();
     report.charts.push(Chart::distributions(
         "cold.svg",
         "Starting the daemon, whole process",
@@ -55,7 +57,7 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
 /// The same where the files are on no disk, as in the runtime directory of a session. What a file costs depends on its
 /// file system, and everybody makes another number of them.
 fn in_memory(bench: &mut Bench, report: &mut Report, memory: &Path) -> Outcome {
-    let rounds = bench.rounds(ROUNDS);
+    let rounds = bench.rounds(STARTS);
     let samples = alternate(PROGRAMS.len(), rounds, |side, _| {
         Ok(bench.place_below(memory)?.start(PROGRAMS[side].0)?.took)
     })?;
@@ -63,18 +65,19 @@ fn in_memory(bench: &mut Bench, report: &mut Report, memory: &Path) -> Outcome {
         "{rounds} starts each, as above, with all files on a tmpfs, which is what a session's runtime directory is. \
          Ours then keeps its log elsewhere, here it is on the tmpfs too."
     );
-    report.tables.push(Table::new(
+    let table = Table::new(
         "Cold start, whole process, files in memory",
         "µs",
         note,
         named(&samples),
-    ));
+    );
+    report.tables.push(table.by_pairs());
     Ok(())
 }
 
 /// The same where a daemon has run before: its files are there, and its sockets have to be told from one that lives.
 fn after_a_crash(bench: &mut Bench, report: &mut Report) -> Outcome {
-    let rounds = bench.rounds(ROUNDS);
+    let rounds = bench.rounds(STARTS);
     let able = || PROGRAMS.into_iter().filter(|(_, name)| *name != BARE);
     let programs: Vec<_> = able().map(|(program, _)| program).collect();
     let samples = alternate(programs.len(), rounds, |side, _| {
@@ -88,12 +91,13 @@ fn after_a_crash(bench: &mut Bench, report: &mut Report) -> Outcome {
         "{rounds} starts each, as in the first of these tables, but each one in a directory in which its daemon has been \
          killed just before. {BARE} is not among them: it does not start where a dead socket is."
     );
-    report.tables.push(Table::new(
+    let table = Table::new(
         "Cold start, whole process, after a crash",
         "µs",
         note,
         able().map(|(_, name)| name).zip(samples),
-    ));
+    );
+    report.tables.push(table.by_pairs());
     Ok(())
 }
 
