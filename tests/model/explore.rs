@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use stateright::{Checker, Model, Property};
 
-use crate::caller::Outcome;
+use crate::caller::{Caller, Outcome};
 use crate::seeded;
 use crate::step::Verdict;
 use crate::world::{Action, Budget, World};
@@ -28,12 +28,13 @@ impl Bounds {
             kills,
             exits,
             crashes,
+            refusals,
             cleanings,
             removals,
             scarcities,
         } = self.budget;
         format!(
-            "{} calls{}{}, {kills} kills, {exits} exits, {crashes} crashes, {cleanings} cleanings, {removals} removals, {scarcities} scarcities",
+            "{} calls{}{}, {kills} kills, {exits} exits, {crashes} crashes, {refusals} refusals, {cleanings} cleanings, {removals} removals, {scarcities} scarcities",
             self.versions.len(),
             if self.versions.contains(&1) {
                 " of two builds"
@@ -49,6 +50,7 @@ const QUIET: Budget = Budget {
     kills: 0,
     exits: 0,
     crashes: 0,
+    refusals: 0,
     cleanings: 0,
     removals: 0,
     scarcities: 0,
@@ -96,11 +98,11 @@ impl Model for Bounds {
                 "without kills and crashes every call is served",
                 |model: &Self, world: &World| {
                     let is_disturbed = world.budget != model.budget && has_faults(model.budget);
-                    is_disturbed
-                        || world
-                            .callers
-                            .iter()
-                            .all(|caller| is_served(caller.outcome()))
+                    let is_let_down = |caller: &&Caller| !is_served(caller.outcome());
+                    let let_down = world.callers.iter().filter(is_let_down).count();
+                    // Whoever gets no process has an error, and nobody else.
+                    let refused = model.budget.refusals - world.budget.refusals;
+                    is_disturbed || let_down <= usize::from(refused)
                 },
             ),
             Property::always("at rest at most one daemon serves", |_, world: &World| {
@@ -202,6 +204,10 @@ const CRASH: Budget = Budget {
     crashes: 1,
     ..QUIET
 };
+const REFUSAL: Budget = Budget {
+    refusals: 1,
+    ..QUIET
+};
 const REMOVAL: Budget = Budget {
     removals: 1,
     ..QUIET
@@ -211,12 +217,38 @@ const CLEANING: Budget = Budget {
     ..QUIET
 };
 
+const REFUSAL_AFTER_CRASH: Budget = Budget {
+    crashes: 1,
+    refusals: 1,
+    ..QUIET
+};
+
 /// What is explored at each run.
 const USUAL: &[Bounds] = &[
     bounds(THREE, false, QUIET),
     bounds(THREE, false, KILL),
     bounds(THREE, false, EXIT),
     bounds(THREE, false, CRASH),
+    bounds(THREE, false, REFUSAL),
+    bounds(
+        TWO,
+        true,
+        Budget {
+            kills: 1,
+            refusals: 2,
+            ..QUIET
+        },
+    ),
+    bounds(THREE, false, REFUSAL_AFTER_CRASH),
+    bounds(
+        TWO,
+        false,
+        Budget {
+            removals: 1,
+            refusals: 1,
+            ..QUIET
+        },
+    ),
     bounds(TWO, true, KILLS),
     bounds(
         TWO,
@@ -343,6 +375,10 @@ const MISTAKES: &[(&str, Bounds)] = &[
     ),
     ("no-directory-lock", bounds(TWO, false, CLEANING)),
     ("relaunch-per-waiter", bounds(TWO, false, CRASH)),
+    (
+        "failure-put-back",
+        bounds(THREE, false, REFUSAL_AFTER_CRASH),
+    ),
 ];
 
 #[test]
@@ -406,6 +442,7 @@ fn traps(bounds: Bounds) -> (usize, usize) {
 fn from_every_state_every_call_can_still_come_to_its_end() {
     for bounds in [
         bounds(THREE, false, CRASH),
+        bounds(TWO, true, REFUSAL),
         bounds(TWO, true, KILL),
         bounds(TWO, true, EXIT),
         bounds(TWO, false, REMOVAL),

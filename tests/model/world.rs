@@ -14,6 +14,8 @@ use crate::visitor::{self, Visitor};
 pub(crate) struct Record {
     pub(crate) phase: Phase,
     pub(crate) generation: u8,
+    /// The last start before this one that failed. Only the properties look at it.
+    pub(crate) failed: u8,
 }
 
 /// What is still allowed to go wrong.
@@ -25,6 +27,8 @@ pub(crate) struct Budget {
     pub(crate) exits: u8,
     /// A daemon ends in start-up, by itself.
     pub(crate) crashes: u8,
+    /// The system refuses a process.
+    pub(crate) refusals: u8,
     /// A tmp cleaner, which passes over a locked directory, takes one name.
     pub(crate) cleanings: u8,
     /// A logout or `rm -r` takes all of them, or the sockets.
@@ -65,6 +69,8 @@ pub(crate) enum Action {
     Leave(usize),
     Close(usize),
     Crash(usize),
+    /// It gets no process for its daemon.
+    Refuse(usize),
     KillCaller(usize),
     KillDaemon(usize),
     Scarcity(usize),
@@ -165,6 +171,9 @@ impl World {
             if budget.kills > 0 && caller.is_under_way() {
                 actions.push(Action::KillCaller(index));
             }
+            if budget.refusals > 0 && caller::can_fail(caller) {
+                actions.push(Action::Refuse(index));
+            }
         }
         for (index, daemon) in self.daemons.iter().enumerate() {
             if let Some(daemon) = daemon {
@@ -209,6 +218,10 @@ impl World {
             Action::Crash(index) => {
                 self.budget.crashes -= 1;
                 daemon::end(self, index);
+            }
+            Action::Refuse(index) => {
+                self.budget.refusals -= 1;
+                caller::fail(self, index);
             }
             Action::KillCaller(index) => {
                 self.budget.kills -= 1;

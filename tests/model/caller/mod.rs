@@ -1,5 +1,11 @@
 //! A caller: the operations of [`Join`] carried out on the model's kernel.
 
+mod starting;
+
+use self::starting::{
+    Undone, clear_stale, holds_the_lock, listen, record_start, spawn, try_lock, undo, unlink,
+};
+pub(crate) use self::starting::{can_fail, fail};
 use crate::daemon::{self, Daemon};
 use crate::kernel::{Line, Name};
 use crate::phase::Phase;
@@ -24,6 +30,8 @@ enum At {
     Written,
     Closed,
     Unlinking,
+    /// An operation under the lock has failed.
+    Failed(Undone),
     Over(Outcome),
 }
 
@@ -47,6 +55,10 @@ pub(crate) struct Caller {
     pub(crate) child: Option<usize>,
     /// As the driver's: the last generation whose failure is none of this call's.
     history: Option<u8>,
+    /// What the lock file said before this start, until there is a daemon.
+    found: Option<Record>,
+    /// The start that had failed and was over when this call began; 0 where there was none.
+    old_failure: Option<u8>,
     pub(crate) version: u8,
 }
 
@@ -60,6 +72,8 @@ impl Caller {
             listener: None,
             child: None,
             history: None,
+            found: None,
+            old_failure: None,
             version,
         }
     }
@@ -133,7 +147,9 @@ fn let_go(world: &mut World, index: usize) {
     }
     close_lock(world, index);
     close_listener(world, index);
-    world.callers[index].child = None;
+    let caller = &mut world.callers[index];
+    caller.child = None;
+    caller.found = None;
 }
 
 fn close_lock(world: &mut World, index: usize) {
@@ -154,6 +170,9 @@ fn close_listener(world: &mut World, index: usize) {
 }
 
 pub(crate) fn go_on(world: &mut World, index: usize) {
+    if let At::Failed(undone) = world.callers[index].at {
+        return undo(world, index, undone);
+    }
     match perform(world, index) {
         Ok(Some(event)) => {
             let caller = &mut world.callers[index];
@@ -167,15 +186,23 @@ pub(crate) fn go_on(world: &mut World, index: usize) {
                 let_go(world, index);
             }
             if let Op::Finish(verdict) = world.callers[index].join.op() {
+                told_of(world, index, verdict);
                 let_go(world, index);
                 over(world, index, Outcome::Verdict(verdict));
             }
         }
         Ok(None) => {}
-        Err(()) => {
-            let_go(world, index);
-            over(world, index, Outcome::Error);
-        }
+        Err(()) => fail(world, index),
+    }
+}
+
+/// A failure is told to those whose start it was, and not to those who came later.
+fn told_of(world: &mut World, index: usize, verdict: Verdict) {
+    let told = read_record(world);
+    let is_old = told.phase == Phase::Failed
+        && told.generation <= world.callers[index].old_failure.unwrap_or(0);
+    if verdict == Verdict::Died && is_old {
+        world.break_off("a failure from before a call was told as its own");
     }
 }
 
@@ -240,22 +267,6 @@ fn perform(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
     })
 }
 
-/// The lock that this caller holds still has its name: what it does with the others is nobody else's business.
-fn holds_the_lock(world: &World, index: usize) -> bool {
-    let held = world.callers[index].lock;
-    held.is_some() && world.kernel.lock_name == held
-}
-
-/// Removes a name that was found to be this caller's, or dead, a moment ago. If the lock was taken away in that moment, it
-/// may be a live one by now: no system can compare and remove in one step. Its daemon publishes it again.
-fn unlink(world: &mut World, index: usize, name: Name) {
-    if holds_the_lock(world, index) {
-        world.unlink(name);
-    } else {
-        world.kernel.unlink(name);
-    }
-}
-
 fn read_record(world: &World) -> Record {
     world
         .kernel
@@ -269,6 +280,7 @@ fn connect(world: &mut World, index: usize) -> Option<Event> {
         At::Start => {
             world.kernel.hang_up(index);
             world.callers[index].said = None;
+            note_old_failure(world, index);
             if let Some(inode) = world.kernel.resolve(index, Name::Control) {
                 world.callers[index].at = At::Resolved(inode);
                 return None;
@@ -295,6 +307,16 @@ fn connect(world: &mut World, index: usize) -> Option<Event> {
     None
 }
 
+/// Once, when the call begins. A start that still has the lock may yet be met, and its failure told.
+fn note_old_failure(world: &mut World, index: usize) {
+    let lock = world.kernel.lock_name.map(|inode| world.kernel.lock(inode));
+    let failed = lock.map_or(0, |lock| match lock.record.phase {
+        Phase::Failed if lock.holders == 0 => lock.record.generation,
+        _ => lock.record.failed,
+    });
+    world.callers[index].old_failure.get_or_insert(failed);
+}
+
 fn await_ready(world: &mut World, index: usize) -> Option<Event> {
     if let Some(event) = world.callers[index].said.take() {
         return Some(event);
@@ -303,125 +325,4 @@ fn await_ready(world: &mut World, index: usize) -> Option<Event> {
         return Some(Event::Gone);
     }
     child_is_dead(world, &world.callers[index]).then_some(Event::ChildEnded)
-}
-
-fn try_lock(world: &mut World, index: usize) -> Option<Event> {
-    let inode = match world.callers[index].at {
-        At::Opened(inode) => {
-            if world.kernel.try_lock(index, inode) {
-                world.callers[index].at = At::Locked(inode);
-                return None;
-            }
-            let seen = world.kernel.lock(inode).record;
-            close_lock(world, index);
-            return Some(Event::LockBusy(world.callers[index].phase(seen)));
-        }
-        At::Locked(inode) => inode,
-        _ => {
-            let inode = world.kernel.open_lock(index);
-            world.callers[index].at = At::Opened(inode);
-            return None;
-        }
-    };
-    if !world.has_lost(Some(inode)) {
-        let seen = world.kernel.lock(inode).record;
-        let caller = &mut world.callers[index];
-        caller.lock = Some(inode);
-        return Some(Event::Locked(caller.phase(seen)));
-    }
-    close_lock(world, index);
-    world.callers[index].at = At::Start;
-    None
-}
-
-/// The public name first, then the control socket's.
-fn clear_stale(world: &mut World, index: usize) -> Option<Event> {
-    let at = world.callers[index].at;
-    let name = match at {
-        At::Stale(name) => {
-            unlink(world, index, name);
-            name
-        }
-        At::Start | At::Second => {
-            let name = if at == At::Start {
-                Name::Public
-            } else {
-                Name::Control
-            };
-            if let Some(inode) = world.kernel.name(name) {
-                if world.kernel.listener(inode).holders != 0 {
-                    return Some(Event::Occupied);
-                }
-                world.callers[index].at = At::Stale(name);
-                return None;
-            }
-            name
-        }
-        _ => return Some(Event::Done),
-    };
-    if name == Name::Control {
-        return Some(Event::Done);
-    }
-    world.callers[index].at = At::Second;
-    None
-}
-
-fn record_start(world: &mut World, index: usize) {
-    let caller = &world.callers[index];
-    let (Some(lock), history) = (caller.lock, caller.history) else {
-        return;
-    };
-    let record = &mut world.kernel.lock_mut(lock).record;
-    let repeats = record.phase == Phase::Failed && history.is_some_and(|h| record.generation > h);
-    *record = Record {
-        phase: Phase::Starting,
-        generation: record.generation + 1,
-    };
-    if repeats {
-        world.break_off("a start that failed while the caller waited was repeated");
-    }
-}
-
-fn listen(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
-    match world.callers[index].at {
-        At::Start => {
-            let inode = world.kernel.bind(index, Name::Control).ok_or(())?;
-            world.callers[index].listener = Some(inode);
-            world.callers[index].at = At::Bound(inode);
-            Ok(None)
-        }
-        At::Bound(inode) => {
-            world.kernel.listen(inode);
-            world.callers[index].at = At::Listening;
-            Ok(None)
-        }
-        At::Resolved(inode) => match world.kernel.connect(index, inode) {
-            true if world.callers[index].listener == Some(inode) => Ok(Some(Event::Done)),
-            true => Ok(Some(Event::Occupied)),
-            false => Err(()),
-        },
-        _ => {
-            let inode = world.kernel.resolve(index, Name::Control).ok_or(())?;
-            world.callers[index].at = At::Resolved(inode);
-            Ok(None)
-        }
-    }
-}
-
-fn spawn(world: &mut World, index: usize) {
-    let caller = &world.callers[index];
-    let (Some(lock), Some(listener)) = (caller.lock, caller.listener) else {
-        return;
-    };
-    let daemon = Daemon::new(lock, listener, caller.version);
-    let free = world.daemons.iter().position(Option::is_none);
-    let slot = free.unwrap_or(world.daemons.len());
-    if free.is_none() {
-        world.daemons.push(None);
-    }
-    world.daemons[slot] = Some(daemon);
-    world.callers[index].child = Some(slot);
-    let process = world.process(slot);
-    world.kernel.share_lock(index, process, lock);
-    world.kernel.share_listener(process, listener);
 }
