@@ -95,12 +95,11 @@ impl Model for Bounds {
                 world.broken.is_none()
             }),
             Property::always(
-                "without kills and crashes every call is served",
+                "without kills and crashes every call is served that gets a process",
                 |model: &Self, world: &World| {
-                    let is_disturbed = world.budget != model.budget && has_faults(model.budget);
+                    let is_disturbed = faults(world.budget) != faults(model.budget);
                     let is_let_down = |caller: &&Caller| !is_served(caller.outcome());
                     let let_down = world.callers.iter().filter(is_let_down).count();
-                    // Whoever gets no process has an error, and nobody else.
                     let refused = model.budget.refusals - world.budget.refusals;
                     is_disturbed || let_down <= usize::from(refused)
                 },
@@ -141,8 +140,9 @@ impl Model for Bounds {
     }
 }
 
-fn has_faults(budget: Budget) -> bool {
-    budget.kills + budget.crashes + budget.removals + budget.cleanings > 0
+/// What may keep a call from being served, but for a process that it is refused.
+fn faults(budget: Budget) -> u8 {
+    budget.kills + budget.crashes + budget.removals + budget.cleanings
 }
 
 /// A call that is older than the daemon is refused, and that is its answer.
@@ -217,7 +217,7 @@ const CLEANING: Budget = Budget {
     ..QUIET
 };
 
-const REFUSAL_AFTER_CRASH: Budget = Budget {
+const CRASH_AND_REFUSAL: Budget = Budget {
     crashes: 1,
     refusals: 1,
     ..QUIET
@@ -239,7 +239,7 @@ const USUAL: &[Bounds] = &[
             ..QUIET
         },
     ),
-    bounds(THREE, false, REFUSAL_AFTER_CRASH),
+    bounds(THREE, false, CRASH_AND_REFUSAL),
     bounds(
         TWO,
         false,
@@ -375,10 +375,7 @@ const MISTAKES: &[(&str, Bounds)] = &[
     ),
     ("no-directory-lock", bounds(TWO, false, CLEANING)),
     ("relaunch-per-waiter", bounds(TWO, false, CRASH)),
-    (
-        "failure-put-back",
-        bounds(THREE, false, REFUSAL_AFTER_CRASH),
-    ),
+    ("failure-put-back", bounds(THREE, false, CRASH_AND_REFUSAL)),
 ];
 
 #[test]

@@ -1,4 +1,5 @@
-//! The mistakes on purpose, for a model: what the shipped code asks `seeded::is` about, this answers.
+//! The mistakes on purpose, for a model: what the shipped code asks `seeded::is` about, and the model where it stands for
+//! code that it does not share, this answers.
 
 use std::cell::Cell;
 

@@ -15,7 +15,7 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     pub(crate) generation: u8,
     /// The last start before this one that failed. Only the properties look at it.
-    pub(crate) failed: u8,
+    pub(crate) last_failed: u8,
 }
 
 /// What is still allowed to go wrong.
@@ -171,7 +171,7 @@ impl World {
             if budget.kills > 0 && caller.is_under_way() {
                 actions.push(Action::KillCaller(index));
             }
-            if budget.refusals > 0 && caller::can_fail(caller) {
+            if budget.refusals > 0 && caller::can_be_refused(caller) {
                 actions.push(Action::Refuse(index));
             }
         }

@@ -4,6 +4,10 @@ use std::fmt::Write;
 
 use crate::report::{Profile, Report, Row, Table, Verdict, short};
 
+/// What the numbers in brackets are, where there are some.
+const BY_PAIRS: &str =
+    "In brackets: where the median of the rounds' own ratios is, with a certainty of 95 %.";
+
 const COMMAND: &str = "cargo run --release --manifest-path tests/bench/Cargo.toml";
 
 /// What each chart shows, for those who do not see it.
@@ -162,13 +166,11 @@ fn ratio(table: &Table, row: &Row) -> String {
     if !table.by_pairs {
         return medians;
     }
-    let [low, high] = ours.sample.ratio_by_pairs(&row.sample);
-    format!("{medians} ({low:.3} to {high:.3})")
+    match ours.sample.ratio_by_pairs(&row.sample) {
+        Some([low, high]) => format!("{medians} ({low:.3} to {high:.3})"),
+        None => medians,
+    }
 }
-
-/// What the numbers in brackets are, where there are some.
-const BY_PAIRS: &str =
-    "In brackets: where the median of the rounds' own ratios is with a certainty of 95 %.";
 
 /// Every row that beats ours at the same work.
 fn better(report: &Report) -> Vec<String> {
@@ -177,19 +179,23 @@ fn better(report: &Report) -> Vec<String> {
     // Not counted as behind where that may be chance.
     let is_ahead = |(table, row): &(&Table, &Row)| {
         let ours = &table.rows[0].sample;
-        if table.by_pairs {
-            let [low, _] = ours.ratio_by_pairs(&row.sample);
-            low > 1.0
-        } else {
-            row.sample.median() < ours.median()
-        }
+        let by_pairs = table
+            .by_pairs
+            .then(|| ours.ratio_by_pairs(&row.sample))
+            .flatten();
+        by_pairs.map_or(row.sample.median() < ours.median(), |[low, _]| low > 1.0)
     };
     let ahead = rows.filter(is_ahead);
     let tell = |(table, row): (&Table, &Row)| {
         let (theirs, ours) = (row.sample.median(), table.rows[0].sample.median());
         let (theirs, ours, unit) = (short(theirs), short(ours), unit(table));
+        let compared = if table.by_pairs {
+            format!(": {}", ratio(table, row))
+        } else {
+            String::new()
+        };
         format!(
-            "{}: {} with {theirs} {unit}, ours {ours} {unit}",
+            "{}: {} with {theirs} {unit}, ours {ours} {unit}{compared}",
             table.title, row.name
         )
     };

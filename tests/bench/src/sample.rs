@@ -30,16 +30,17 @@ impl Sample {
     }
 
     /// The two numbers between which, in 95 of 100 such measurements, the median of the rounds' ratios is: each of ours to
-    /// the one of `theirs` that was taken beside it, so that what the machine did in the meantime is in neither.
+    /// the one of `theirs` of the same round, so that what the machine does from round to round is in neither. `None` where
+    /// they are too few to say.
     ///
     /// By rank, whatever the distribution: on which side of the median a ratio lies is as with coins, and two of their
     /// standard deviations are the root of how many there are.
-    pub(crate) fn ratio_by_pairs(&self, theirs: &Self) -> [f64; 2] {
+    pub(crate) fn ratio_by_pairs(&self, theirs: &Self) -> Option<[f64; 2]> {
         let pairs = self.taken.iter().zip(&theirs.taken);
         let ratios = Self::new(pairs.map(|(ours, theirs)| ours / theirs).collect());
-        let (middle, aside) = (ratios.len() / 2, ratios.len().isqrt());
-        [middle.saturating_sub(aside + 1), middle + aside]
-            .map(|rank| ratios.sorted.get(rank).copied().unwrap_or(f64::NAN))
+        let low = (ratios.len() / 2).checked_sub(ratios.len().isqrt() + 1)?;
+        let high = ratios.len() - 1 - low;
+        Some([ratios.sorted[low], ratios.sorted[high]])
     }
 
     /// The points of the distribution: a number, and the percentage that does not exceed it.
@@ -60,30 +61,30 @@ pub(crate) fn count(count: usize) -> f64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_disturbs_both_of_a_pair_is_not_in_their_ratio() {
-        let disturbed = |round: usize| count(1000 + round * round % 977);
-        let theirs: Vec<_> = (0..100).map(disturbed).collect();
-        let ours = theirs.iter().map(|number| number * 0.99).collect();
-        let [low, high] = Sample::new(ours).ratio_by_pairs(&Sample::new(theirs));
-        assert!(
-            (0.989..=high).contains(&low) && high < 0.991,
-            "{low} to {high}"
-        );
+    /// Of ours to theirs.
+    fn interval(pairs: impl Iterator<Item = (f64, f64)>) -> Option<[f64; 2]> {
+        let (ours, theirs) = pairs.unzip();
+        Sample::new(ours).ratio_by_pairs(&Sample::new(theirs))
     }
 
     #[test]
-    fn the_median_of_coins_is_not_told_from_one() {
-        // Every other ratio is above, and they are far apart.
-        let ours = (0..100).map(|round| if round % 2 == 0 { 0.5 } else { 2.0 });
-        let theirs = vec![1.0; 100];
-        let [low, high] = Sample::new(ours.collect()).ratio_by_pairs(&Sample::new(theirs));
-        assert!(low < 1.0 && high > 1.0, "{low} to {high}");
+    fn each_is_compared_with_the_one_of_its_round() {
+        // The same numbers on both sides, but for their order: always less than beside it, and once much more.
+        let pairs = (0..100).map(|round| (count(round + 1), count((round + 1) % 100 + 1)));
+        assert!(interval(pairs).is_some_and(|[_, high]| high < 1.0));
     }
 
     #[test]
-    fn too_few_pairs_say_nothing() {
-        let [low, high] = Sample::new(vec![1.0; 2]).ratio_by_pairs(&Sample::new(vec![2.0; 2]));
-        assert!(low.is_finite() && high.is_nan(), "{low} to {high}");
+    fn the_interval_is_as_wide_as_coins_scatter() {
+        // The ratios are their own ranks: 50.5 in the middle, and ten on both sides.
+        let pairs = |rounds| (0..rounds).rev().map(|rank| (count(rank + 1), 1.0));
+        assert_eq!(interval(pairs(100)), Some([40.0, 61.0]));
+        assert_eq!(interval(pairs(15)), Some([4.0, 12.0]));
+    }
+
+    #[test]
+    fn too_few_say_nothing() {
+        assert_eq!(interval((0..5).map(|_| (2.0, 1.0))), None);
+        assert_eq!(interval((0..6).map(|_| (2.0, 1.0))), Some([2.0, 2.0]));
     }
 }

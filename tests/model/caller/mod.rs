@@ -3,9 +3,9 @@
 mod starting;
 
 use self::starting::{
-    Undone, clear_stale, holds_the_lock, listen, record_start, spawn, try_lock, undo, unlink,
+    Then, Undo, clear_stale, holds_the_lock, listen, record_start, spawn, try_lock, undo, unlink,
 };
-pub(crate) use self::starting::{can_fail, fail};
+pub(crate) use self::starting::{can_be_refused, fail};
 use crate::daemon::{self, Daemon};
 use crate::kernel::{Line, Name};
 use crate::phase::Phase;
@@ -27,11 +27,13 @@ enum At {
     Stale(Name),
     Bound(usize),
     Listening,
+    /// Its own control socket could not be connected to.
+    Unreached,
     Written,
     Closed,
     Unlinking,
-    /// An operation under the lock has failed.
-    Failed(Undone),
+    /// The start comes to nothing.
+    Undoing(Undo, Then),
     Over(Outcome),
 }
 
@@ -57,7 +59,7 @@ pub(crate) struct Caller {
     history: Option<u8>,
     /// What the lock file said before this start, until there is a daemon.
     found: Option<Record>,
-    /// The start that had failed and was over when this call began; 0 where there was none.
+    /// The last start that had failed and was over when this call began, 0 where there was none; `None` until it begins.
     old_failure: Option<u8>,
     pub(crate) version: u8,
 }
@@ -170,38 +172,44 @@ fn close_listener(world: &mut World, index: usize) {
 }
 
 pub(crate) fn go_on(world: &mut World, index: usize) {
-    if let At::Failed(undone) = world.callers[index].at {
-        return undo(world, index, undone);
+    if let At::Undoing(what, then) = world.callers[index].at {
+        return undo(world, index, what, then);
     }
     match perform(world, index) {
-        Ok(Some(event)) => {
-            let caller = &mut world.callers[index];
-            caller.join.step(event);
-            if caller.join.op() == Op::Pause {
-                // Nobody else sees it.
-                caller.join.step(Event::Done);
-            }
-            caller.at = At::Start;
-            if caller.join.hold() == Hold::Nothing {
-                let_go(world, index);
-            }
-            if let Op::Finish(verdict) = world.callers[index].join.op() {
-                told_of(world, index, verdict);
-                let_go(world, index);
-                over(world, index, Outcome::Verdict(verdict));
-            }
+        // The place is taken: `listen` undoes what it has made before it says so.
+        Ok(Some(Event::Occupied)) if world.callers[index].join.op() == Op::Listen => {
+            undo(world, index, Undo::Listener, Then::GoAgain);
         }
+        Ok(Some(event)) => came(world, index, event),
         Ok(None) => {}
         Err(()) => fail(world, index),
     }
 }
 
+/// The operation that was due is done.
+fn came(world: &mut World, index: usize, event: Event) {
+    let caller = &mut world.callers[index];
+    caller.join.step(event);
+    if caller.join.op() == Op::Pause {
+        // Nobody else sees it.
+        caller.join.step(Event::Done);
+    }
+    caller.at = At::Start;
+    if caller.join.hold() == Hold::Nothing {
+        let_go(world, index);
+    }
+    if let Op::Finish(verdict) = world.callers[index].join.op() {
+        check_told(world, index, verdict);
+        let_go(world, index);
+        over(world, index, Outcome::Verdict(verdict));
+    }
+}
+
 /// A failure is told to those whose start it was, and not to those who came later.
-fn told_of(world: &mut World, index: usize, verdict: Verdict) {
+fn check_told(world: &mut World, index: usize, verdict: Verdict) {
     let told = read_record(world);
-    let is_old = told.phase == Phase::Failed
-        && told.generation <= world.callers[index].old_failure.unwrap_or(0);
-    if verdict == Verdict::Died && is_old {
+    let old = world.callers[index].old_failure.unwrap_or(0);
+    if verdict == Verdict::Died && told.phase == Phase::Failed && told.generation <= old {
         world.break_off("a failure from before a call was told as its own");
     }
 }
@@ -312,7 +320,7 @@ fn note_old_failure(world: &mut World, index: usize) {
     let lock = world.kernel.lock_name.map(|inode| world.kernel.lock(inode));
     let failed = lock.map_or(0, |lock| match lock.record.phase {
         Phase::Failed if lock.holders == 0 => lock.record.generation,
-        _ => lock.record.failed,
+        _ => lock.record.last_failed,
     });
     world.callers[index].old_failure.get_or_insert(failed);
 }

@@ -1,54 +1,72 @@
 //! What a starter does under the lock, and how it is undone.
 
-use super::{At, Caller, Outcome, close_listener, close_lock, let_go, over};
+use super::{At, Caller, Outcome, came, close_listener, close_lock, let_go, over};
 use crate::daemon::Daemon;
 use crate::kernel::Name;
 use crate::phase::Phase;
 use crate::step::{Event, Op};
 use crate::world::{Record, World};
 
-/// How much of a start that failed has been undone.
+/// What of a start that comes to nothing is to be undone next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Undone {
-    Nothing,
-    Listening,
-    /// Its name is still ours, as far as this caller knows.
-    Named,
+pub(super) enum Undo {
+    Listener,
+    /// The control socket's name, if it is still this caller's to take away.
+    Look,
     Name,
+    Record,
+    Lock,
 }
 
-/// Whether this caller is about to start a daemon, which the system may refuse.
-pub(crate) fn can_fail(caller: &Caller) -> bool {
+/// What a call does without its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Then {
+    /// It ends with an error.
+    End,
+    /// It goes again, because the place is taken.
+    GoAgain,
+}
+
+/// Whether this caller is about to start a daemon, and the system may refuse it a process.
+pub(crate) fn can_be_refused(caller: &Caller) -> bool {
     caller.is_under_way() && (caller.at, caller.join.op()) == (At::Start, Op::Spawn)
 }
 
-/// What the driver does where an operation of a start is an error: as `stop_listening`, then as `Start`'s end.
+/// An operation of this caller's start is an error.
 pub(crate) fn fail(world: &mut World, index: usize) {
-    world.callers[index].at = At::Failed(Undone::Nothing);
+    undo(world, index, Undo::Listener, Then::End);
 }
 
-pub(super) fn undo(world: &mut World, index: usize, undone: Undone) {
+/// One step of it, as `stop_listening` and then the end of `Start` take them.
+pub(super) fn undo(world: &mut World, index: usize, what: Undo, then: Then) {
     let caller = &world.callers[index];
-    world.callers[index].at = At::Failed(match undone {
-        Undone::Nothing if caller.listener.is_none() => Undone::Name,
-        Undone::Nothing => {
+    let next = match what {
+        Undo::Listener if caller.listener.is_none() => Undo::Record,
+        Undo::Listener => {
             close_listener(world, index);
-            Undone::Listening
+            Undo::Look
         }
-        Undone::Listening if holds_the_lock(world, index) => Undone::Named,
-        Undone::Listening => Undone::Name,
-        Undone::Named => {
+        Undo::Look if holds_the_lock(world, index) => Undo::Name,
+        Undo::Look => Undo::Record,
+        Undo::Name => {
             unlink(world, index, Name::Control);
-            Undone::Name
+            Undo::Record
         }
-        Undone::Name => {
+        Undo::Record => {
             if let (Some(lock), Some(found)) = (caller.lock, caller.found) {
                 world.kernel.lock_mut(lock).record = found;
             }
-            let_go(world, index);
-            return over(world, index, Outcome::Error);
+            Undo::Lock
         }
-    });
+        Undo::Lock => {
+            let_go(world, index);
+            return match then {
+                Then::End => over(world, index, Outcome::Error),
+                Then::GoAgain => came(world, index, Event::Occupied),
+            };
+        }
+    };
+    world.callers[index].at = At::Undoing(next, then);
 }
 
 /// The lock that this caller holds still has its name: what it does with the others is nobody else's business.
@@ -140,15 +158,16 @@ pub(super) fn record_start(world: &mut World, index: usize) {
     *record = Record {
         phase: Phase::Starting,
         generation: record.generation + 1,
-        failed: if has_failed {
+        last_failed: if has_failed {
             record.generation
         } else {
-            record.failed
+            record.last_failed
         },
     };
     // As `Record::into_history`.
     if has_failed && !crate::seeded::is("failure-put-back") {
         found.phase = Phase::Exited;
+        found.last_failed = found.generation;
     }
     world.callers[index].found = Some(found);
     if repeats {
@@ -157,29 +176,30 @@ pub(super) fn record_start(world: &mut World, index: usize) {
 }
 
 pub(super) fn listen(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
-    match world.callers[index].at {
+    world.callers[index].at = match world.callers[index].at {
         At::Start => {
             let inode = world.kernel.bind(index, Name::Control).ok_or(())?;
             world.callers[index].listener = Some(inode);
-            world.callers[index].at = At::Bound(inode);
-            Ok(None)
+            At::Bound(inode)
         }
         At::Bound(inode) => {
             world.kernel.listen(inode);
-            world.callers[index].at = At::Listening;
-            Ok(None)
+            At::Listening
         }
-        At::Resolved(inode) => match world.kernel.connect(index, inode) {
-            true if world.callers[index].listener == Some(inode) => Ok(Some(Event::Done)),
-            true => Ok(Some(Event::Occupied)),
-            false => Err(()),
+        At::Listening => match world.kernel.resolve(index, Name::Control) {
+            Some(inode) => At::Resolved(inode),
+            None => At::Unreached,
         },
-        _ => {
-            let inode = world.kernel.resolve(index, Name::Control).ok_or(())?;
-            world.callers[index].at = At::Resolved(inode);
-            Ok(None)
+        At::Resolved(inode) if world.kernel.connect(index, inode) => {
+            let is_own = world.callers[index].listener == Some(inode);
+            return Ok(Some(if is_own { Event::Done } else { Event::Occupied }));
         }
-    }
+        At::Resolved(_) => At::Unreached,
+        // The files were taken away, or somebody else's are there by now.
+        _ if world.kernel.name(Name::Control).is_none() => return Ok(Some(Event::Occupied)),
+        _ => return Err(()),
+    };
+    Ok(None)
 }
 
 pub(super) fn spawn(world: &mut World, index: usize) {
