@@ -33,7 +33,7 @@ pub(crate) fn markdown(report: &Report, quick: bool) -> String {
     };
     line(&format!(
         "Written by `{COMMAND}`, which needs a Linux machine, some minutes, and nothing else. Whatever is compared takes \
-         turns, sample by sample, on the same machine; the order is turned round every time. Ratios are those of medians."
+         turns, sample by sample, on the same machine, in another order each time. Ratios are those of medians."
     ));
     line("");
     for fact in report.machine.lines() {

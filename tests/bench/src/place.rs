@@ -176,9 +176,15 @@ impl Place<'_> {
         &self.directory
     }
 
-    /// One of our programs.
+    /// One of our programs, as a shell would call it.
     pub(crate) fn program(&self, program: &str, part: &str) -> Command {
         let mut command = self.command(self.bench.programs.join(program));
+        // `cargo run` has the loader look for every library in several directories of its own first.
+        for (variable, _) in std::env::vars_os() {
+            if variable == "LD_LIBRARY_PATH" || variable.as_encoded_bytes().starts_with(b"CARGO") {
+                command.env_remove(variable);
+            }
+        }
         command.arg(part);
         command
     }
