@@ -32,6 +32,8 @@ const REMOVED: [&str; 6] = [
 /// The benchmark under way.
 pub(crate) struct Bench {
     quick: bool,
+    /// Where they were built.
+    built: PathBuf,
     programs: PathBuf,
     root: PathBuf,
     /// A directory that is on no disk, where there is one.
@@ -49,12 +51,9 @@ impl Bench {
         if cfg!(debug_assertions) {
             return Err("build me with --release: the numbers would say nothing".into());
         }
-        let programs = std::env::current_exe()?;
-        let programs = programs
-            .parent()
-            .ok_or("no directory of programs")?
-            .to_owned();
-        build(&programs)?;
+        let built = std::env::current_exe()?;
+        let built = built.parent().ok_or("no directory of programs")?;
+        build(built)?;
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             signal_hook::flag::register(signal, interrupted.clone())?;
@@ -67,14 +66,29 @@ impl Bench {
         if let Some(memory) = &memory {
             DirBuilder::new().mode(0o700).create(memory)?;
         }
-        Ok(Self {
+        let mut bench = Self {
             quick,
-            programs,
+            built: built.to_owned(),
+            programs: PathBuf::new(),
             root,
             memory,
             places: 0,
             interrupted,
-        })
+        };
+        bench.install()?;
+        Ok(bench)
+    }
+
+    /// Copies the programs to a new place, as an installation does. The same bytes in other pages of memory are faster or
+    /// slower by some percent, one program by chance and not the other: who are closer than that are installed many times.
+    pub(crate) fn install(&mut self) -> Outcome {
+        self.places += 1;
+        self.programs = self.root.join(format!("{}-programs", self.places));
+        DirBuilder::new().mode(0o700).create(&self.programs)?;
+        for program in PROGRAMS.iter().flat_map(|(together, _)| *together) {
+            fs::copy(self.built.join(program), self.programs.join(program))?;
+        }
+        Ok(())
     }
 
     /// How many rounds: all of them, or a tenth.

@@ -13,13 +13,17 @@ const BUDGET: f64 = 1.10;
 const ROUNDS: usize = 200;
 /// The same for whole cold starts: some of the programs are so close that fewer do not tell them apart.
 const STARTS: usize = 800;
+/// After so many rounds the programs are installed anew.
+const INSTALLED: usize = 40;
 /// The longest start-up of a daemon in [`extra_wait`], in microseconds.
 const LONGEST: f64 = 100_000.0;
 
 /// From the spawn of the client to its end, one request answered.
 pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
     let rounds = bench.rounds(STARTS);
-    let samples = alternate(PROGRAMS.len(), rounds, |side, _| {
+    let mut installed = Installed::default();
+    let samples = alternate(PROGRAMS.len(), rounds, |side, round| {
+        installed.anew(bench, round)?;
         Ok(bench.place()?.start(PROGRAMS[side].0)?.took)
     })?;
     report.verdicts.push(Verdict::ratio(
@@ -33,7 +37,8 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
          steps: *Where a cold start goes*; in pages: *Processes, and the pages that they touch*.",
     ));
     let note = format!(
-        "{rounds} starts each, every one in a directory of its own, from the client's spawn to its end. No directory is \
+        "{rounds} starts each, every one in a directory of its own, from the client's spawn to its end. The programs are copied to \
+         a new place every {INSTALLED} rounds: the same bytes in other pages of memory are faster or slower by some percent. No directory is \
          removed before all is over: for some minutes after many files have been removed, ext4 takes several times as long for \
          a new one, as a second run shows that follows at once. \
          {BARE}: a lock, a spawn, a READY byte, a connect, without a runtime in the client; it has no place for a second caller to wait \
@@ -54,11 +59,28 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
     after_a_crash(bench, report)
 }
 
+/// The part of the rounds for which the programs have been installed.
+#[derive(Default)]
+struct Installed(Option<usize>);
+
+impl Installed {
+    fn anew(&mut self, bench: &mut Bench, round: usize) -> Outcome {
+        let part = Some(round / INSTALLED);
+        if self.0 != part {
+            self.0 = part;
+            bench.install()?;
+        }
+        Ok(())
+    }
+}
+
 /// The same where the files are on no disk, as in the runtime directory of a session. What a file costs depends on its
 /// file system, and everybody makes another number of them.
 fn in_memory(bench: &mut Bench, report: &mut Report, memory: &Path) -> Outcome {
     let rounds = bench.rounds(STARTS);
-    let samples = alternate(PROGRAMS.len(), rounds, |side, _| {
+    let mut installed = Installed::default();
+    let samples = alternate(PROGRAMS.len(), rounds, |side, round| {
+        installed.anew(bench, round)?;
         Ok(bench.place_below(memory)?.start(PROGRAMS[side].0)?.took)
     })?;
     let note = format!(
@@ -80,7 +102,9 @@ fn after_a_crash(bench: &mut Bench, report: &mut Report) -> Outcome {
     let rounds = bench.rounds(STARTS);
     let able = || PROGRAMS.into_iter().filter(|(_, name)| *name != BARE);
     let programs: Vec<_> = able().map(|(program, _)| program).collect();
-    let samples = alternate(programs.len(), rounds, |side, _| {
+    let mut installed = Installed::default();
+    let samples = alternate(programs.len(), rounds, |side, round| {
+        installed.anew(bench, round)?;
         let place = bench.place()?;
         place.start(programs[side])?;
         end_all();
