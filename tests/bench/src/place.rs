@@ -193,7 +193,8 @@ impl Place<'_> {
     /// One of our programs, as a shell would call it.
     pub(crate) fn program(&self, program: &str, part: &str) -> Command {
         let mut command = self.command(self.bench.programs.join(program));
-        // `cargo run` has the loader look for every library in several directories of its own first.
+        // `cargo run` has the loader look for every library in several directories of its own first, and sets a score of
+        // variables that each process would hand on.
         for (variable, _) in std::env::vars_os() {
             if variable == "LD_LIBRARY_PATH" || variable.as_encoded_bytes().starts_with(b"CARGO") {
                 command.env_remove(variable);

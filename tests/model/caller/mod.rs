@@ -2,9 +2,7 @@
 
 mod starting;
 
-use self::starting::{
-    Then, Undo, clear_stale, holds_the_lock, listen, record_start, spawn, try_lock, undo, unlink,
-};
+use self::starting::{Then, Undo, clear_stale, listen, record_start, spawn, try_lock, undo};
 pub(crate) use self::starting::{can_be_refused, fail};
 use crate::daemon::{self, Daemon};
 use crate::kernel::{Line, Name};
@@ -29,9 +27,6 @@ enum At {
     Listening,
     /// Its own control socket could not be connected to.
     Unreached,
-    Written,
-    Closed,
-    Unlinking,
     /// The start comes to nothing.
     Undoing(Undo, Then),
     Over(Outcome),
@@ -247,31 +242,15 @@ fn perform(world: &mut World, index: usize) -> Result<Option<Event>, ()> {
             spawn(world, index);
             Some(Event::Done)
         }
-        (Op::RecordFailure, At::Start) => {
+        (Op::RecordFailure, _) => {
             if let Some(lock) = caller.lock {
                 world.kernel.lock_mut(lock).record.phase = Phase::Failed;
             }
-            world.callers[index].at = At::Written;
+            world.callers[index].at = At::Undoing(Undo::Listener, Then::Tell);
             None
-        }
-        (Op::RecordFailure, At::Written) => {
-            close_listener(world, index);
-            world.callers[index].at = At::Closed;
-            None
-        }
-        // While the lock has its name, the control socket's name is ours.
-        (Op::RecordFailure, At::Closed) if holds_the_lock(world, index) => {
-            world.callers[index].at = At::Unlinking;
-            None
-        }
-        (Op::RecordFailure, At::Unlinking) => {
-            unlink(world, index, Name::Control);
-            Some(Event::Done)
         }
         // The queue is never full here.
-        (Op::AwaitChild | Op::RecordFailure | Op::AwaitRoom | Op::Pause | Op::Finish(_), _) => {
-            Some(Event::Done)
-        }
+        (Op::AwaitChild | Op::AwaitRoom | Op::Pause | Op::Finish(_), _) => Some(Event::Done),
     })
 }
 

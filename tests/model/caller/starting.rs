@@ -25,6 +25,8 @@ pub(super) enum Then {
     End,
     /// It goes again, because the place is taken.
     GoAgain,
+    /// It tells of its daemon's death, which is written down by now.
+    Tell,
 }
 
 /// Whether this caller is about to start a daemon, and the system may refuse it a process.
@@ -52,6 +54,8 @@ pub(super) fn undo(world: &mut World, index: usize, what: Undo, then: Then) {
             unlink(world, index, Name::Control);
             Undo::Record
         }
+        // The record is that of the failure, and the lock goes with the call.
+        Undo::Record if then == Then::Tell => return came(world, index, Event::Done),
         Undo::Record => {
             if let (Some(lock), Some(found)) = (caller.lock, caller.found) {
                 world.kernel.lock_mut(lock).record = found;
@@ -60,24 +64,26 @@ pub(super) fn undo(world: &mut World, index: usize, what: Undo, then: Then) {
         }
         Undo::Lock => {
             let_go(world, index);
-            return match then {
-                Then::End => over(world, index, Outcome::Error),
-                Then::GoAgain => came(world, index, Event::Occupied),
-            };
+            if then == Then::GoAgain {
+                came(world, index, Event::Occupied);
+            } else {
+                over(world, index, Outcome::Error);
+            }
+            return;
         }
     };
     world.callers[index].at = At::Undoing(next, then);
 }
 
 /// The lock that this caller holds still has its name: what it does with the others is nobody else's business.
-pub(super) fn holds_the_lock(world: &World, index: usize) -> bool {
+fn holds_the_lock(world: &World, index: usize) -> bool {
     let held = world.callers[index].lock;
     held.is_some() && world.kernel.lock_name == held
 }
 
 /// Removes a name that was found to be this caller's, or dead, a moment ago. If the lock was taken away in that moment, it
 /// may be a live one by now: no system can compare and remove in one step. Its daemon publishes it again.
-pub(super) fn unlink(world: &mut World, index: usize, name: Name) {
+fn unlink(world: &mut World, index: usize, name: Name) {
     if holds_the_lock(world, index) {
         world.unlink(name);
     } else {
