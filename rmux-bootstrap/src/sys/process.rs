@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
@@ -65,10 +66,16 @@ pub(crate) fn boot_id() -> String {
 /// Microseconds of this boot, the same for every process: what is written down by one can be compared by another.
 pub(crate) fn boot_us() -> u64 {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let clock = rustix::time::ClockId::Boottime;
+    let clock = libc::CLOCK_BOOTTIME;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let clock = rustix::time::ClockId::Monotonic;
-    let now = rustix::time::clock_gettime(clock);
+    let clock = libc::CLOCK_MONOTONIC;
+    // The library's: rustix would look for the kernel's function itself, anew in each process.
+    let mut now = MaybeUninit::zeroed();
+    // SAFETY: the call writes a `timespec`, and all of its bytes may be zero.
+    let now: libc::timespec = unsafe {
+        libc::clock_gettime(clock, now.as_mut_ptr());
+        now.assume_init()
+    };
     let whole = u64::try_from(now.tv_sec)
         .unwrap_or(0)
         .saturating_mul(1_000_000);
