@@ -167,7 +167,6 @@ fn own_record(
     };
     record.pid = std::process::id();
     record.is_starter = false;
-    record.boot = process::boot_id();
     record.build = build;
     record.grace_ms = milliseconds(grace);
     record.write(lock)?;
@@ -296,7 +295,6 @@ fn claim(
     // What it writes goes to whoever runs it: it has no log.
     let mut record = last.next(PathBuf::new());
     record.is_starter = false;
-    record.boot = process::boot_id();
     record.build = Build::own(version);
     record.grace_ms = milliseconds(grace);
     let generation = record.generation;

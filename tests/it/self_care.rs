@@ -34,6 +34,18 @@ fn a_removed_socket_is_published_again() {
     assert_eq!(sandbox.starts(), [pid]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_record_of_a_running_daemon_says_whose_pid_it_is_and_of_which_boot() {
+    let sandbox = sandbox();
+    let (pid, _) = sandbox.pid();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("this boot has an id");
+    let expected = format!("phase=ready\npid={pid}\nboot={boot}");
+    eventually("all of it is written down", || {
+        fs::read_to_string(sandbox.lock()).is_ok_and(|record| record.contains(&expected))
+    });
+}
+
 #[test]
 fn sockets_that_are_moved_or_taken_by_others_are_not_fought_for() {
     let sandbox = sandbox();

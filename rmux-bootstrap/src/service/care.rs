@@ -31,6 +31,7 @@ const LOOK_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 pub(super) async fn watch_over(service: Arc<Service>) {
     // Not in the way of the first callers. What is lost in the meantime is seen by the first look.
     tokio::time::sleep(SETTLING).await;
+    service.complete_record();
     let mut stage = service.stage.subscribe();
     let (mut watch, mut timer) = (None, None);
     loop {
@@ -81,6 +82,17 @@ fn is_room_beside(dispensable: BorrowedFd<'_>) -> bool {
 }
 
 impl Service {
+    /// What takes a look at another file and is for people only: in which boot of the system the pid is ours.
+    fn complete_record(&self) {
+        let boot = process::boot_id();
+        let mut state = self.state();
+        state.record.boot = boot;
+        if let Some(lock) = &self.lock {
+            // A full disk costs a text.
+            let _ = state.record.write(lock);
+        }
+    }
+
     /// Whether every name of ours is being watched.
     fn add_to(&self, watch: &Watch) -> bool {
         let briefing = &self.briefing;
