@@ -25,14 +25,14 @@ impl Driver<'_> {
         let last = self.start.as_ref().and_then(Start::last);
         self.trace.finish(&socket_path, verdict.name(), last);
         match (verdict, self.line.take()) {
-            (Verdict::Joined | Verdict::Started, Some((line, gid))) => {
+            (Verdict::Joined | Verdict::Started, Some((line, peer))) => {
                 let child = self.start.as_ref().and_then(Start::child_pid);
                 Ok(Some(Joined {
                     line,
                     started: verdict == Verdict::Started
                         && child.is_none_or(|pid| pid == self.daemon.pid),
                     daemon: self.daemon,
-                    gid,
+                    gid: peer.gid,
                 }))
             }
             (Verdict::Died, _) => Err(self.record.into_failure(socket_path)),

@@ -23,7 +23,7 @@ use crate::join::step::{Event, Hold, Join, Op, Verdict};
 use crate::location::{self, Location};
 use crate::lock;
 use crate::skew::{Fit, OwnBuild, Wish};
-use crate::sys::net::{self, Reached};
+use crate::sys::net::{self, Credentials, Reached};
 use crate::sys::wait;
 use crate::trace::Trace;
 
@@ -62,7 +62,7 @@ pub(crate) struct Driver<'a> {
     /// Driven by a runtime.
     on_runtime: bool,
     join: Join,
-    line: Option<(UnixStream, u32)>,
+    line: Option<(UnixStream, Credentials)>,
     assembler: Assembler,
     room: Option<Room>,
     start: Option<Start>,
@@ -239,7 +239,7 @@ impl<'a> Driver<'a> {
             wish: self.plan.wish,
         };
         door::ask(self.plan.location, &stream, &Frame::Join(applicant))?;
-        self.line = Some((stream, peer.gid));
+        self.line = Some((stream, peer));
         self.fresh = true;
         self.cleaned_since = None;
         Ok(Event::Connected)

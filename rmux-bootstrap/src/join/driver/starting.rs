@@ -131,10 +131,7 @@ impl Driver<'_> {
     /// Whether this process listens at the other end. The credentials of a listener are those of whoever called `listen`;
     /// where they name no process, nothing speaks against it.
     fn has_reached_itself(&self) -> bool {
-        let listener = self
-            .line
-            .as_ref()
-            .and_then(|(line, _)| net::credentials(line).ok()?.pid);
+        let listener = self.line.as_ref().and_then(|(_, peer)| peer.pid);
         listener.is_none_or(|pid| pid == std::process::id())
     }
 
