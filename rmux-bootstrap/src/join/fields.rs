@@ -1,7 +1,6 @@
 //! `key=value` lines, in which frames, the record and the hand-over are written: readable, and open to new keys.
 
 use std::borrow::Cow;
-use std::io::Write;
 
 /// Writes lines. A value may hold any byte.
 #[derive(Debug, Default)]
@@ -32,10 +31,9 @@ impl Writer {
         self
     }
 
-    pub(crate) fn number(mut self, key: &str, value: impl Copy + std::fmt::Display) -> Self {
-        // Writing to a vector cannot fail, and a number has nothing in it that would have to be escaped.
-        let _ = writeln!(self.0, "{key}={value}");
-        self
+    pub(crate) fn number(self, key: &str, value: impl Copy + ToString) -> Self {
+        // For a number that is several times as fast as formatting it.
+        self.field(key, value.to_string())
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {
@@ -52,11 +50,8 @@ const LINES: usize = 16;
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(lines: &'a [u8]) -> Self {
-        // Frames and records are filled up with empty lines.
-        let end = lines.iter().rposition(|byte| *byte != b'\n');
-        let lines = &lines[..end.map_or(0, |last| last + 1)];
         let mut found = Vec::with_capacity(LINES);
-        found.extend(lines.split(|byte| *byte == b'\n'));
+        found.extend(without_filling(lines).split(|byte| *byte == b'\n'));
         Self(found)
     }
 
@@ -106,6 +101,18 @@ impl<'a> Reader<'a> {
     pub(crate) fn number<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
         std::str::from_utf8(self.written(key)?).ok()?.parse().ok()
     }
+}
+
+/// What is written, without the empty lines that frames and records are filled up with.
+pub(crate) fn without_filling(mut lines: &[u8]) -> &[u8] {
+    // There may be hundreds of them.
+    while let Some(rest) = lines.strip_suffix(&[b'\n'; 64]) {
+        lines = rest;
+    }
+    while let Some(rest) = lines.strip_suffix(b"\n") {
+        lines = rest;
+    }
+    lines
 }
 
 #[cfg(test)]

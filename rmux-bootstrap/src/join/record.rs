@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::fields::{Reader, Writer};
+use super::fields::{Reader, Writer, without_filling};
 use super::phase::Phase;
 use crate::endpoint::fnv1a;
 use crate::error::StartupError;
@@ -350,8 +350,7 @@ impl Record {
 
 /// Over what is written; the empty lines that fill the file up say nothing.
 fn checksum(body: &[u8]) -> u64 {
-    let end = body.iter().rposition(|byte| *byte != b'\n');
-    fnv1a(&body[..end.map_or(0, |last| last + 1)])
+    fnv1a(without_filling(body))
 }
 
 /// The wall clock, for people only.
