@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::exit;
 use std::time::Duration;
 
+use crate::build;
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
@@ -112,6 +113,7 @@ pub(crate) fn born(endpoint: &Endpoint, version: &str, grace: Duration) -> Born 
 fn adopt(version: &str, grace: Duration) -> io::Result<(Foundation, Endpoint)> {
     descriptors::close_inherited();
     let (briefing, lock, control) = Briefing::receive(rustix::stdio::stdin())?;
+    build::inherit(&briefing.build);
     let channel = descriptors::take_stdin()?;
     let endpoint = briefing.endpoint();
     process::detach(&endpoint.label())?;

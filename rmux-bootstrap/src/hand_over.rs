@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use crate::build;
 use crate::endpoint::Endpoint;
 use crate::error::StartupError;
 use crate::join::fields::{Reader, Writer};
@@ -65,6 +66,8 @@ pub(crate) struct Briefing {
     pub(crate) directory: Option<PathBuf>,
     pub(crate) key: Option<OsString>,
     pub(crate) generation: u64,
+    /// Which build of the program this is.
+    pub(crate) build: String,
 }
 
 impl Briefing {
@@ -82,6 +85,7 @@ impl Briefing {
             directory: location.derived_directory().map(ToOwned::to_owned),
             key: endpoint.key().map(ToOwned::to_owned),
             generation,
+            build: build::id().to_owned(),
         }
     }
 
@@ -106,7 +110,8 @@ impl Briefing {
             .field("socket", self.socket.as_os_str().as_bytes())
             .field("lock", self.lock.as_os_str().as_bytes())
             .field("control", self.control.as_os_str().as_bytes())
-            .field("log", self.log.as_os_str().as_bytes());
+            .field("log", self.log.as_os_str().as_bytes())
+            .field("build", &self.build);
         if let Some(directory) = &self.directory {
             writer = writer.field("directory", directory.as_os_str().as_bytes());
         }
@@ -128,6 +133,7 @@ impl Briefing {
             directory: text("directory").map(PathBuf::from),
             key: text("key"),
             generation: reader.number("generation")?,
+            build: reader.text("build").unwrap_or_default(),
         })
     }
 
@@ -287,6 +293,7 @@ mod tests {
             directory: Some("/d".into()),
             key: Some("k=\n".into()),
             generation: 12,
+            build: "b".into(),
         };
         assert_eq!(Briefing::decode(&briefing.encode()), Some(briefing));
         assert_eq!(Briefing::decode(b"hand-over=2\n"), None);
