@@ -18,6 +18,7 @@ fn color(name: &str) -> RGBColor {
         name if name.starts_with("rmux-bootstrap") => RGBColor(140, 105, 215),
         name if name.starts_with("rmux-sdk 0.6") => RGBColor(214, 122, 22),
         name if name.starts_with("rmux-sdk") => RGBColor(200, 70, 90),
+        name if name.starts_with("kunobi") && name.ends_with("`main`") => RGBColor(120, 175, 60),
         name if name.starts_with("kunobi") => RGBColor(60, 150, 85),
         _ => RGBColor(140, 140, 140),
     }

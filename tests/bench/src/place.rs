@@ -136,7 +136,7 @@ fn is_in_memory(directory: &Path) -> bool {
 /// The programs to measure that are built together, and the features of this package that they take.
 const PROGRAMS: [(&[&str], &str); 5] = [
     (&["ours", "blocking", "bare"], ""),
-    (&["kunobi"], "kunobi"),
+    (&["kunobi", "kunobi_async"], "kunobi"),
     (&["sdk06"], "sdk06"),
     (&["sdk10"], "sdk10"),
     (&["calls"], "sdk06,sdk10"),

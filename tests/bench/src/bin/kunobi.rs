@@ -3,14 +3,13 @@
 //! Its `DaemonCommand` starts the daemon with a readiness channel; its `ProcessLock` keeps a herd from starting one each,
 //! and the loser polls for it at the crate's own interval.
 
-use std::fs;
-use std::time::{Duration, Instant};
+use kunobi_daemon::local::{Duplex, PlatformDuplex};
+use program::{ask_blocking, gate, part};
 
-use kunobi_daemon::ProcessLock;
-use kunobi_daemon::launch::DaemonCommand;
-use kunobi_daemon::local::{Bound, Duplex, PlatformDuplex, socket};
-use kunobi_daemon::readiness::channel::ENV;
-use program::{Outcome, ask_blocking, file, gate, part, serve};
+include!("../kunobi.rs");
+
+const SOCKET: &str = "kunobi.sock";
+const LOCK: &str = "kunobi.lock";
 
 mod halves {
     //! Both halves of a connection as one.
@@ -48,8 +47,6 @@ mod halves {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
 fn main() -> Outcome {
     let part = part();
     if part == "nothing" {
@@ -67,35 +64,16 @@ fn main() -> Outcome {
     )?)
 }
 
-fn daemon() -> Outcome {
-    let bind = || match socket::acquire(&file("kunobi.sock")?) {
-        Ok(Bound::Won(listener)) => Ok(listener),
-        Ok(Bound::AlreadyRunning) => Err("another daemon runs".into()),
-        Err(error) => Err(format!("{error:?}").into()),
-    };
-    serve(bind, || {
-        // The crate's `Notifier::from_env` is unsafe to call, and this package has no unsafe code. What it sends is one
-        // line of the documented protocol.
-        Ok(fs::write(
-            format!("/proc/self/fd/{}", std::env::var(ENV)?),
-            "ready\n",
-        )?)
-    })
-}
-
 fn join() -> Outcome<(PlatformDuplex, bool)> {
-    let socket = file("kunobi.sock")?;
-    let deadline = Instant::now() + PATIENCE;
+    let socket = file(SOCKET)?;
     if let Ok(connection) = PlatformDuplex::connect_once(&socket) {
         return Ok((connection, false));
     }
-    let lock = ProcessLock::acquire_until(file("kunobi.lock")?, deadline)?.ok_or("no lock")?;
+    let lock = lock()?;
     if let Ok(connection) = PlatformDuplex::connect_once(&socket) {
         return Ok((connection, false));
     }
-    let mut command = DaemonCommand::new(std::env::current_exe()?);
-    let mut daemon = command.arg("daemon").readiness_channel().spawn()?;
-    let mut channel = daemon.take_readiness().ok_or("no channel")?;
+    let mut channel = launch()?;
     channel
         .wait(PATIENCE)
         .map_err(|reason| format!("{reason}"))?;

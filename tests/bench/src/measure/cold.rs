@@ -4,7 +4,7 @@ use std::path::Path;
 
 use program::{DELAY, Outcome};
 
-use super::{BARE, BLOCKING, KUNOBI, PROGRAMS, WARM_UP, alternate, named};
+use super::{BARE, BLOCKING, KUNOBI, KUNOBI_ASYNC, OURS, PROGRAMS, WARM_UP, alternate, named};
 use crate::place::{Bench, end_all};
 use crate::report::{Chart, Profile, Report, Table, Verdict, short};
 use crate::sample::{Sample, count};
@@ -42,8 +42,9 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
          removed before all is over: for some minutes after many files have been removed, ext4 takes several times as long for \
          a new one, as a second run shows that follows at once. \
          {BARE}: a lock, a spawn, a READY byte, a connect, without a runtime in the client; it has no place for a second caller to wait \
-         at. {KUNOBI}: `ProcessLock`, `DaemonCommand` with a readiness channel, no runtime in the client either. So \
-         {BLOCKING} is what compares with these two: a `main` that is not async, and a thread for each connection."
+         at. {KUNOBI}: `ProcessLock`, `DaemonCommand` with a readiness channel, no runtime in the client either. What compares with \
+         these two is {BLOCKING}: a `main` that is not async, and a thread for each connection. {KUNOBI_ASYNC} has a current-thread \
+         one in its client, as {OURS} has."
     );
     let table = Table::new("Cold start, whole process", "µs", note, named(&samples)).by_pairs();
     report.charts.push(Chart::distributions(

@@ -28,15 +28,17 @@ const BARE: &str = "by hand";
 const SDK06: &str = "rmux-sdk 0.6.1";
 const SDK10: &str = "rmux-sdk 0.10.0";
 const KUNOBI: &str = "kunobi-daemon 0.10.3";
+const KUNOBI_ASYNC: &str = "kunobi-daemon 0.10.3, a runtime in `main`";
 
 /// The programs of this package that start a daemon, and what they stand for.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("ours", OURS),
     ("bare", BARE),
     ("blocking", BLOCKING),
     ("sdk06", SDK06),
     ("sdk10", SDK10),
     ("kunobi", KUNOBI),
+    ("kunobi_async", KUNOBI_ASYNC),
 ];
 
 /// A number per side and round. The sides take turns, each round in another order: whoever came before has left the

@@ -2,7 +2,7 @@
 
 use program::Outcome;
 
-use super::{BARE, KUNOBI, OURS, PROGRAMS, SDK06, SDK10, alternate, named};
+use super::{BARE, BLOCKING, KUNOBI, OURS, PROGRAMS, SDK06, SDK10, alternate, named};
 use crate::place::{Bench, Place};
 use crate::report::{Chart, Report, Table, Verdict};
 use crate::sample::Sample;
@@ -88,9 +88,9 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
         "The pages of a larger program (*Processes, and the pages that they touch*), and the checks of directories.",
     ));
     let note = format!(
-        "{rounds} processes each, from the spawn to the end. {OURS} and {BARE} make two round trips (READY or a byte, \
-         and the request); {SDK06}, {SDK10} and {KUNOBI} verify nothing and make one. {KUNOBI} has no runtime in its \
-         client, the others a current-thread one, but for ours with a `main` that is not async."
+        "{rounds} processes each, from the spawn to the end. ours and {BARE} make two round trips (READY or a byte, \
+         and the request); the others verify nothing and make one. {KUNOBI} and {BLOCKING} have no runtime in their clients, the \
+         others a current-thread one."
     );
     report.tables.push(Table::new(
         "Warm, whole process",
