@@ -49,15 +49,16 @@ pub(crate) fn make_sure(count: usize, open: impl AsFd) -> io::Result<()> {
     taken.map(drop).map_err(Into::into)
 }
 
-/// By a look at the lowest ones; `false` says nothing.
+/// By a look at some of the low ones; `false` says nothing.
 fn are_free(count: usize) -> bool {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let is_allowed =
         |fd: &i32| limit.is_none_or(|limit| u64::try_from(*fd).is_ok_and(|fd| fd < limit));
     // SAFETY: asks for a flag of a descriptor, or fails where there is none.
     let is_free = |fd: &i32| unsafe { libc::fcntl(*fd, libc::F_GETFD) } == -1;
-    let lowest = (3..27).take_while(is_allowed).filter(is_free);
-    lowest.take(count).count() == count
+    // From above: those below are taken first.
+    let free = (3..27).rev().filter(is_allowed).filter(is_free);
+    free.take(count).count() == count
 }
 
 /// Closes every descriptor from 3 on: what the caller happened to have open is not ours to keep.
