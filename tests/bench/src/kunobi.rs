@@ -1,11 +1,10 @@
 // What both of kunobi-daemon's programs have in common; included by them.
 
 use std::fs;
-use std::io;
 use std::time::{Duration, Instant};
 
 use kunobi_daemon::ProcessLock;
-use kunobi_daemon::launch::DaemonCommand;
+use kunobi_daemon::launch::{DaemonChild, DaemonCommand};
 use kunobi_daemon::local::{Bound, socket};
 use kunobi_daemon::readiness::channel::{Channel, ENV};
 use program::{Outcome, file, serve};
@@ -34,10 +33,10 @@ fn lock() -> Outcome<ProcessLock> {
     Ok(ProcessLock::acquire_until(file(LOCK)?, deadline)?.ok_or("no lock")?)
 }
 
-fn launch() -> io::Result<Channel> {
+/// The daemon, which a caller keeps while it waits, and what tells of its being ready.
+fn launch() -> Outcome<(DaemonChild, Channel)> {
     let mut command = DaemonCommand::new(std::env::current_exe()?);
     let mut daemon = command.arg("daemon").readiness_channel().spawn()?;
-    daemon
-        .take_readiness()
-        .ok_or_else(|| io::Error::other("no channel"))
+    let channel = daemon.take_readiness().ok_or("no channel")?;
+    Ok((daemon, channel))
 }

@@ -73,7 +73,7 @@ fn join() -> Outcome<(PlatformDuplex, bool)> {
     if let Ok(connection) = PlatformDuplex::connect_once(&socket) {
         return Ok((connection, false));
     }
-    let mut channel = launch()?;
+    let (_daemon, mut channel) = launch()?;
     channel
         .wait(PATIENCE)
         .map_err(|reason| format!("{reason}"))?;

@@ -30,7 +30,7 @@ async fn join() -> Outcome<(UnixStream, bool)> {
     if let Ok(connection) = UnixStream::connect(&socket).await {
         return Ok((connection, false));
     }
-    let mut channel = launch()?;
+    let (_daemon, mut channel) = launch()?;
     let waited = channel.wait_async(PATIENCE).await;
     waited.map_err(|reason| format!("{reason}"))?;
     drop(lock);

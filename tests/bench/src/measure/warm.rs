@@ -13,7 +13,7 @@ const ROUNDS: usize = 400;
 
 /// Starts a daemon of each kind. Both versions of `rmux-sdk` share one.
 fn start_all(place: &Place) -> Outcome {
-    for program in ["ours", "blocking", "bare", "sdk06", "kunobi"] {
+    for (program, _) in PROGRAMS.iter().filter(|(_, name)| *name != SDK10) {
         place.start(program)?;
     }
     Ok(())
