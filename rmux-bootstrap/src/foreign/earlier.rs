@@ -17,7 +17,8 @@ use crate::sys::{process, wait};
 pub(crate) struct Earlier {
     pub(crate) pid: u32,
     pub(crate) phase: Phase,
-    /// Whether the process lives cannot be told from here: it is of other namespaces, or there is no procfs.
+    /// Whether the process lives cannot be told from here: it is of other namespaces, or perhaps of another boot, or there is
+    /// no procfs.
     pub(crate) is_unknown: bool,
     identity: Foreign,
     pidfd: Option<OwnedFd>,
@@ -30,10 +31,14 @@ impl Earlier {
             return Ok(None);
         };
         let is_over = !matches!(record.phase, Phase::Starting | Phase::Ready);
-        if is_over || record.boot != process::boot_id() {
+        let boot = process::boot_id();
+        let are_known = !record.boot.is_empty() && !boot.is_empty();
+        let is_other_boot = record.boot != boot;
+        if is_over || is_other_boot && are_known {
             return Ok(None);
         }
-        let is_unknown = identity.since.is_none()
+        let is_unknown = is_other_boot
+            || identity.since.is_none()
             || identity.namespaces != process::namespaces()
             || !process::knows_start_times();
         if is_unknown && record.phase == Phase::Ready {
@@ -80,5 +85,29 @@ impl Earlier {
 
     pub(crate) fn signal_fd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_of_another_boot_is_over_and_one_of_an_unknown_boot_may_not_be() {
+        let pid = std::process::id();
+        let of = |boot: &str| {
+            let record = Record {
+                phase: Phase::Starting,
+                pid,
+                boot: boot.to_owned(),
+                foreign: Some(Foreign::of(pid, None).expect("we live")),
+                ..Record::default()
+            };
+            let earlier = Earlier::of(&record).expect("it can be looked at");
+            earlier.map(|earlier| earlier.is_unknown)
+        };
+        assert_eq!(of(&process::boot_id()), Some(false));
+        assert_eq!(of("another"), None);
+        assert_eq!(of(""), Some(true));
     }
 }

@@ -49,18 +49,24 @@ pub(crate) fn elevated_from() -> Option<u32> {
         .then_some(real)
 }
 
-/// This boot's id, or an empty text where the system has none.
+/// This boot's id, or an empty text where the system has none, or does not tell just now.
 pub(crate) fn boot_id() -> String {
     static ID: OnceLock<String> = OnceLock::new();
-    let read = || {
-        let mut id = [0; 64];
-        // The kernel gives it in one piece, which is 37 bytes.
-        let length = std::fs::File::open("/proc/sys/kernel/random/boot_id")
-            .and_then(|mut file| io::Read::read(&mut file, &mut id))
-            .unwrap_or(0);
-        String::from_utf8_lossy(&id[..length]).trim().to_owned()
-    };
-    ID.get_or_init(read).clone()
+    if let Some(id) = ID.get() {
+        return id.clone();
+    }
+    let mut id = [0; 64];
+    // The kernel gives it in one piece, which is 37 bytes.
+    let read = File::open("/proc/sys/kernel/random/boot_id")
+        .and_then(|mut file| io::Read::read(&mut file, &mut id));
+    match read {
+        Ok(length) => {
+            let id = String::from_utf8_lossy(&id[..length]).trim().to_owned();
+            ID.get_or_init(|| id).clone()
+        }
+        // Another time there may be a descriptor for it.
+        Err(_) => String::new(),
+    }
 }
 
 /// Microseconds of this boot, the same for every process: what is written down by one can be compared by another.
@@ -71,6 +77,7 @@ pub(crate) fn boot_us() -> u64 {
     let clock = libc::CLOCK_MONOTONIC;
     // The library's: rustix would look for the kernel's function itself, anew in each process.
     let mut now = MaybeUninit::zeroed();
+    // It does not fail for this clock.
     // SAFETY: the call writes a `timespec`, and all of its bytes may be zero.
     let now: libc::timespec = unsafe {
         libc::clock_gettime(clock, now.as_mut_ptr());
