@@ -82,17 +82,6 @@ fn is_room_beside(dispensable: BorrowedFd<'_>) -> bool {
 }
 
 impl Service {
-    /// What takes a look at another file and is for people only: in which boot of the system the pid is ours.
-    fn complete_record(&self) {
-        let boot = process::boot_id();
-        let mut state = self.state();
-        state.record.boot = boot;
-        if let Some(lock) = &self.lock {
-            // A full disk costs a text.
-            let _ = state.record.write(lock);
-        }
-    }
-
     /// Whether every name of ours is being watched.
     fn add_to(&self, watch: &Watch) -> bool {
         let briefing = &self.briefing;

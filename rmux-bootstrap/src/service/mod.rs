@@ -404,6 +404,18 @@ impl Service {
             state.record.ended_unix_ms = unix_ms();
         }
         reason.clone_into(&mut state.record.reason);
+        self.write_record(state);
+    }
+
+    /// Adds what takes a look at another file, for which a start has no time: in which boot of the system the pid is ours.
+    fn complete_record(&self) {
+        let boot = process::boot_id();
+        let mut state = self.state();
+        state.record.boot = boot;
+        self.write_record(&state);
+    }
+
+    fn write_record(&self, state: &State) {
         if let Some(lock) = &self.lock {
             let _ = state.record.write(lock);
         }
