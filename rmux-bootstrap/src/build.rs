@@ -21,7 +21,8 @@ pub(crate) fn id() -> &'static str {
     })
 }
 
-/// In a daemon: what its starter, which executes the same file, has found.
+/// In a daemon: what its starter, which executes the same file, has found. So both are one build, also where the file's time
+/// is set in between.
 pub(crate) fn inherit(id: &str) {
     // Elsewhere it was started by a name, which may have got another file in between.
     if cfg!(any(target_os = "linux", target_os = "android")) && !id.is_empty() {

@@ -416,6 +416,25 @@ mod tests {
     }
 
     #[test]
+    fn a_child_that_calls_itself_older_is_not_replaced_by_another_one() {
+        let mut join = Join::new(true);
+        for event in [
+            Event::Nobody,
+            Event::Locked(Phase::Unknown),
+            Event::Nobody,
+            Event::Done,
+            Event::Done,
+            Event::Done,
+            Event::Done,
+            Event::Outdated,
+        ] {
+            join.step(event);
+        }
+        let skewed = Op::Finish(Verdict::Skewed);
+        assert_eq!((join.op(), join.hold()), (skewed, Hold::Nothing));
+    }
+
+    #[test]
     fn a_live_listener_found_under_the_lock_is_joined() {
         let mut join = Join::new(true);
         for event in [Event::Nobody, Event::Locked(Phase::Ready), Event::Connected] {
