@@ -263,6 +263,24 @@ mod tests {
         ops
     }
 
+    /// A call that has spawned its daemon and waits for it.
+    fn with_child() -> Join {
+        let mut join = Join::new(true);
+        for event in [
+            Event::Nobody,
+            Event::Locked(Phase::Exited),
+            Event::Nobody,
+            Event::Done,
+            Event::Done,
+            Event::Done,
+            Event::Done,
+        ] {
+            join.step(event);
+        }
+        assert_eq!((join.op(), join.hold()), (Op::AwaitReady, Hold::Child));
+        join
+    }
+
     #[test]
     fn a_live_daemon_is_joined_without_the_lock() {
         assert_eq!(
@@ -351,20 +369,9 @@ mod tests {
 
     #[test]
     fn a_starter_whose_connection_was_let_go_comes_back_to_its_daemon() {
-        let mut join = Join::new(true);
-        for event in [
-            Event::Nobody,
-            Event::Locked(Phase::Exited),
-            Event::Nobody,
-            Event::Done,
-            Event::Done,
-            Event::Done,
-            Event::Done,
-            Event::Gone,
-            Event::Record(Phase::Starting),
-        ] {
-            join.step(event);
-        }
+        let mut join = with_child();
+        join.step(Event::Gone);
+        join.step(Event::Record(Phase::Starting));
         assert_eq!((join.op(), join.hold()), (Op::AwaitChild, Hold::Child));
         join.step(Event::Done);
         join.step(Event::Nobody);
@@ -417,19 +424,8 @@ mod tests {
 
     #[test]
     fn a_child_that_calls_itself_older_is_not_replaced_by_another_one() {
-        let mut join = Join::new(true);
-        for event in [
-            Event::Nobody,
-            Event::Locked(Phase::Unknown),
-            Event::Nobody,
-            Event::Done,
-            Event::Done,
-            Event::Done,
-            Event::Done,
-            Event::Outdated,
-        ] {
-            join.step(event);
-        }
+        let mut join = with_child();
+        join.step(Event::Outdated);
         let skewed = Op::Finish(Verdict::Skewed);
         assert_eq!((join.op(), join.hold()), (skewed, Hold::Nothing));
     }
