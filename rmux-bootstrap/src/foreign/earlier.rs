@@ -32,12 +32,12 @@ impl Earlier {
         };
         let is_over = !matches!(record.phase, Phase::Starting | Phase::Ready);
         let boot = process::boot_id();
+        let is_same_boot = record.boot == boot;
         let are_known = !record.boot.is_empty() && !boot.is_empty();
-        let is_other_boot = record.boot != boot;
-        if is_over || is_other_boot && are_known {
+        if is_over || are_known && !is_same_boot {
             return Ok(None);
         }
-        let is_unknown = is_other_boot
+        let is_unknown = !is_same_boot
             || identity.since.is_none()
             || identity.namespaces != process::namespaces()
             || !process::knows_start_times();

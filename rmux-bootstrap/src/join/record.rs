@@ -79,7 +79,7 @@ pub(crate) struct Record {
     /// Only in the record of a foreign daemon, which cannot hold the lock: so the pid has to tell whether it may still
     /// come to answer.
     pub(crate) foreign: Option<Foreign>,
-    /// Which boot the pid is of. A daemon of ours, by whose record nothing is decided, adds it a moment later.
+    /// Which boot the pid is of. Nothing is decided by that of a daemon of ours, who adds it some time after its start.
     pub(crate) boot: String,
     pub(crate) build: Build,
     pub(crate) grace_ms: u64,

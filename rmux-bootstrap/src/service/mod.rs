@@ -397,7 +397,6 @@ impl Service {
         self.attendance.wake_acceptor();
     }
 
-    /// The record informs; a disk that does not take it changes nothing about the daemon.
     fn write_phase(&self, state: &mut State, phase: Phase, reason: &str) {
         state.record.phase = phase;
         if phase == Phase::Exited {
@@ -415,6 +414,7 @@ impl Service {
         self.write_record(&state);
     }
 
+    /// The record informs; a disk that does not take it changes nothing about the daemon.
     fn write_record(&self, state: &State) {
         if let Some(lock) = &self.lock {
             let _ = state.record.write(lock);
