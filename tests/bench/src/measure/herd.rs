@@ -20,7 +20,7 @@ const SIZES: [usize; 2] = [50, 256];
 const ROUNDS: usize = 30;
 const GROWTH: [usize; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
 const GROWTH_ROUNDS: usize = 10;
-/// The sizes whose times are compared, and how often in a round.
+/// Which of them are compared, and how many herds of those there are in a round.
 const SMALL: usize = 6;
 const LARGE: usize = 9;
 const DECIDING: usize = 3;

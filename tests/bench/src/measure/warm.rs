@@ -88,7 +88,7 @@ pub(crate) fn processes(bench: &mut Bench, report: &mut Report) -> Outcome {
         "The pages of a larger program (*Processes, and the pages that they touch*), and the checks of directories.",
     ));
     let note = format!(
-        "{rounds} processes each, from the spawn to the end. ours and {BARE} make two round trips (READY or a byte, \
+        "{rounds} processes each, from the spawn to the end. Ours and {BARE} make two round trips (READY or a byte, \
          and the request); the others verify nothing and make one. {KUNOBI} and {BLOCKING} have no runtime in their clients, the \
          others a current-thread one."
     );
